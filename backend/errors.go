@@ -1,0 +1,35 @@
+package backend
+
+import "errors"
+
+// Errors of Chunks and Meta. Callers compare with errors.Is; every layer that
+// adds words wraps with %w. A protocol maps them once, at its boundary.
+var (
+	// ErrInvalid: the request breaks a rule, whoever serves it. Not retried.
+	ErrInvalid = errors.New("invalid argument")
+	// ErrNotFound: no such volume, segment or directory.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: the name is taken.
+	ErrExists = errors.New("already exists")
+	// ErrBusy: the volume is open, or a directory is not empty.
+	ErrBusy = errors.New("busy")
+	// ErrStaleEpoch: a newer open owns the volume. The caller lost it and must
+	// stop; a retry can never succeed.
+	ErrStaleEpoch = errors.New("volume was opened elsewhere since (stale epoch)")
+	// ErrNoSpace: the disk is full. The operation may have been done in part,
+	// as on any disk; a later retry may succeed.
+	ErrNoSpace = errors.New("no space left on the chunk store's disk")
+	// ErrChecksum: stored data does not match its checksum. The data is not
+	// returned.
+	ErrChecksum = errors.New("stored data does not match its checksum")
+	// ErrIO: the disk failed. After a failed flush, every later flush of the
+	// same chunk fails too: what the disk dropped cannot be flushed again.
+	ErrIO = errors.New("input/output error")
+	// ErrNotSupported: the backend cannot do this, or not as fast as the
+	// FastZero flag demands. Nothing was changed.
+	ErrNotSupported = errors.New("operation not supported")
+	// ErrReadOnly: a change to something opened for reading only.
+	ErrReadOnly = errors.New("read-only")
+	// ErrClosed: the volume or backend is closing; nothing was started.
+	ErrClosed = errors.New("closed")
+)
