@@ -1,0 +1,107 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/volume"
+)
+
+// ErrReadOnly: a change to a read-only export.
+var ErrReadOnly = fmt.Errorf("export is %w", backend.ErrReadOnly)
+
+// Limits of one client: enough requests to keep a pipeline full, and bytes for
+// the largest request, so that a client that stops reading its replies cannot
+// take what the others need.
+const (
+	ClientMaxRequests = 512
+	ClientMaxBytes    = 32 << 20
+)
+
+// Handle is one client's hold on an export. All methods may be called
+// concurrently between Open and Release.
+type Handle struct {
+	export *export
+	limits *volume.Limits
+}
+
+func newHandle(e *export) *Handle {
+	e.stats.connections.Add(1)
+	return &Handle{export: e, limits: volume.NewLimits(e.volume.Limits(), ClientMaxRequests, ClientMaxBytes)}
+}
+
+// Release gives the handle back, once, after its last request is complete and
+// its buffers are back. The last handle of an export flushes and closes it.
+func (h *Handle) Release() {
+	h.export.stats.connections.Add(-1)
+	h.export.release()
+}
+
+// Info describes the export as it is now; the size may have grown.
+func (h *Handle) Info() Info {
+	v := h.export.volume
+	return Info{
+		Name:      h.export.name,
+		Size:      v.Size(),
+		BlockSize: v.Geometry().BlockSize,
+		ReadOnly:  h.export.gateway.opts.ReadOnly,
+	}
+}
+
+// Buffer waits until the limits allow a payload of n bytes and lends room for
+// it. With n 0 it is the bare permit for a request without payload.
+func (h *Handle) Buffer(ctx context.Context, n int64) (*Buffer, error) {
+	return h.export.gateway.buffers.get(ctx, h.limits, n)
+}
+
+// TryBuffer returns nil where Buffer would wait.
+func (h *Handle) TryBuffer(n int64) *Buffer {
+	return h.export.gateway.buffers.tryGet(h.limits, n)
+}
+
+// Try is that of volume.Volume, behind the export's own rules.
+func (h *Handle) Try(r *volume.Request) bool {
+	if r.Op.Changes() && h.export.gateway.opts.ReadOnly {
+		r.Err = ErrReadOnly
+		return true
+	}
+	return h.export.volume.Try(r)
+}
+
+// Submit is that of volume.Volume, behind the export's own rules.
+func (h *Handle) Submit(r *volume.Request) {
+	if r.Op.Changes() && h.export.gateway.opts.ReadOnly {
+		r.Err = ErrReadOnly
+		r.Done.RequestDone(r)
+		return
+	}
+	h.export.volume.Submit(r)
+}
+
+// Extents is that of volume.Volume.
+func (h *Handle) Extents(ctx context.Context, off, length int64, maxExtents int, dst []backend.Extent) ([]backend.Extent, error) {
+	return h.export.volume.Extents(ctx, off, length, maxExtents, dst)
+}
+
+// Count adds t to the export's counters and clears it.
+func (h *Handle) Count(t *Tally) {
+	stats := h.export.stats
+	for op := range t.requests {
+		if t.requests[op] == 0 {
+			continue
+		}
+		stats.requests[op].Add(t.requests[op])
+		stats.bytes[op].Add(t.bytes[op])
+		if t.errors[op] != 0 {
+			stats.errors[op].Add(t.errors[op])
+		}
+	}
+	*t = Tally{}
+}
+
+// Observe notes the latency of one request, from its arrival to its reply.
+func (h *Handle) Observe(op backend.OpKind, latency time.Duration) {
+	h.export.gateway.stats.latency[op].Observe(latency.Seconds())
+}

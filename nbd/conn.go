@@ -1,0 +1,205 @@
+package nbd
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencurve/curve-nbd/gateway"
+	"github.com/opencurve/curve-nbd/volume"
+)
+
+// conn is one client. Its reader goroutine (run) owns every field that has no
+// other comment.
+type conn struct {
+	server *Server
+	nc     net.Conn
+	in     *input
+	out    *output
+	ctx    context.Context // ends when the connection is cut
+	cancel context.CancelFunc
+
+	format format
+	// handle is set once the handshake has picked an export.
+	handle *gateway.Handle
+	// blockStatus: base:allocation was agreed on.
+	blockStatus bool
+
+	// inline is the request that the reader serves by itself.
+	inline volume.Request
+	batch  batch
+	served tallies
+
+	writer writer
+	// draining: Shutdown wants the connection to end in order.
+	draining atomic.Bool
+	cut      atomic.Pointer[string]
+}
+
+func newConn(s *Server, nc net.Conn) *conn {
+	c := &conn{
+		server: s,
+		nc:     nc,
+		in:     newInput(nc, &s.clock),
+		out:    newOutput(nc, &s.clock),
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.writer.conn = c
+	return c
+}
+
+// run serves the connection from greeting to close.
+func (c *conn) run() {
+	defer c.cancel()
+	defer c.nc.Close()
+	defer c.in.free()
+	log := c.server.log.With("remote", remoteName(c.nc))
+
+	_ = c.nc.SetDeadline(time.Now().Add(c.server.opts.HandshakeTimeout))
+	err := c.negotiate(c.ctx)
+	if err == nil {
+		_ = c.nc.SetDeadline(time.Time{})
+		log = log.With("volume", c.handle.Info().Name)
+		log.Debug("client attached", "structured", c.format.structured, "extended", c.format.extended)
+		if c.draining.Load() { // Shutdown's deadline was just overwritten
+			_ = c.nc.SetReadDeadline(time.Now())
+		}
+		err = c.transmit()
+	}
+	if c.handle != nil {
+		c.finish()
+	}
+	reason := c.cut.Load()
+	switch {
+	case reason != nil:
+		log.Warn("client cut off", "reason", *reason)
+	case err == nil, errors.Is(err, errHandshakeOver), errors.Is(err, io.EOF), c.draining.Load():
+		log.Debug("client left")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		log.Warn("client cut off", "reason", "handshake took too long", "limit", c.server.opts.HandshakeTimeout)
+	default:
+		log.Info("connection ended", "error", err)
+	}
+}
+
+// finish waits for what is in flight, sends the last replies and lets the
+// export go.
+func (c *conn) finish() {
+	c.batch.reset()
+	c.writer.close()
+	c.served.report(c.handle)
+	c.handle.Release()
+}
+
+// drain asks the reader to stop at the next request.
+func (c *conn) drain() {
+	c.draining.Store(true)
+	_ = c.nc.SetReadDeadline(time.Now())
+}
+
+// abort cuts the connection.
+func (c *conn) abort(reason string) {
+	c.cut.CompareAndSwap(nil, &reason)
+	c.cancel()
+	_ = c.nc.Close()
+}
+
+// checkStall cuts a connection that has waited since before the given clock for
+// the rest of a request, or for its client to take replies.
+func (c *conn) checkStall(before int64) {
+	if since := c.in.waiting.Load(); since != 0 && since < before {
+		c.abort("stalled in the middle of a request")
+	}
+	if since := c.out.waiting.Load(); since != 0 && since < before {
+		c.abort("does not take its replies")
+	}
+}
+
+func remoteName(nc net.Conn) string {
+	if a := nc.RemoteAddr(); a != nil && a.String() != "" && a.String() != "@" {
+		return a.String()
+	}
+	return nc.LocalAddr().Network()
+}
+
+// writer sends the replies of tasks, which finish on other goroutines. It runs
+// from the first task on.
+type writer struct {
+	conn *conn
+	once sync.Once
+	done sync.WaitGroup
+
+	mu       sync.Mutex // guards all below
+	wake     sync.Cond
+	inFlight int
+	finished []*task
+	closing  bool
+}
+
+// begin counts a task; its finish must follow.
+func (w *writer) begin() {
+	w.once.Do(func() {
+		w.wake.L = &w.mu
+		w.done.Go(w.run)
+	})
+	w.mu.Lock()
+	w.inFlight++
+	w.mu.Unlock()
+}
+
+// finish takes a complete task, from any goroutine.
+func (w *writer) finish(t *task) {
+	w.mu.Lock()
+	w.finished = append(w.finished, t)
+	w.mu.Unlock()
+	w.wake.Signal()
+}
+
+// run sends what has finished, together, until closed and idle.
+func (w *writer) run() {
+	var tasks []*task
+	var vecs [][]byte
+	for {
+		w.mu.Lock()
+		w.inFlight -= len(tasks)
+		for len(w.finished) == 0 && (!w.closing || w.inFlight > 0) {
+			w.wake.Wait()
+		}
+		tasks, w.finished = w.finished, tasks[:0]
+		w.mu.Unlock()
+		if len(tasks) == 0 {
+			return
+		}
+		vecs = vecs[:0]
+		for _, t := range tasks {
+			vecs = t.appendReply(vecs)
+		}
+		// A failed write ends the connection; the tasks are released all the
+		// same.
+		if err := w.conn.out.write(vecs); err != nil {
+			_ = w.conn.nc.Close()
+		}
+		clear(vecs)
+		for i, t := range tasks {
+			t.release()
+			tasks[i] = nil
+		}
+	}
+}
+
+// close waits until every task is answered.
+func (w *writer) close() {
+	if w.wake.L == nil {
+		return // no task ever
+	}
+	w.mu.Lock()
+	w.closing = true
+	w.mu.Unlock()
+	w.wake.Signal()
+	w.done.Wait()
+}

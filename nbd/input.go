@@ -1,0 +1,184 @@
+package nbd
+
+import (
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// inputSize is the read buffer: room for hundreds of headers or a dozen small
+// writes per system call. A larger one gained nothing.
+const inputSize = 64 << 10
+
+var inputBuffers = sync.Pool{New: func() any { return new([inputSize]byte) }}
+
+// input reads a connection in large pieces and hands out what it has. While the
+// peer is silent and nothing is left over, it holds no memory.
+type input struct {
+	nc  net.Conn
+	raw syscall.RawConn
+	buf *[inputSize]byte
+	// buf[r:w] is what was read and not used yet.
+	r, w int
+
+	// Arguments and results of readReady, which is made once so that reading
+	// does not allocate.
+	readReady func(fd uintptr) bool
+	target    []byte
+	n         int
+	err       error
+
+	// waiting is the server's clock when the reader began to wait for the rest
+	// of something, 0 while it waits for nothing or for something new.
+	waiting atomic.Int64
+	clock   *atomic.Int64
+}
+
+func newInput(nc net.Conn, clock *atomic.Int64) *input {
+	in := &input{nc: nc, clock: clock}
+	if sc, ok := nc.(syscall.Conn); ok {
+		// Without a raw connection (TLS, pipes) plain Read serves.
+		in.raw, _ = sc.SyscallConn()
+	}
+	in.readReady = func(fd uintptr) bool {
+		for {
+			target := in.target
+			if target == nil {
+				in.hold()
+				target = in.buf[in.w:]
+			}
+			in.n, in.err = unix.Read(int(fd), target)
+			switch in.err {
+			case unix.EINTR:
+				continue
+			case unix.EAGAIN:
+				if in.target == nil && in.r == in.w {
+					in.free()
+				}
+				return false
+			}
+			return true
+		}
+	}
+	return in
+}
+
+// hold makes sure that there is a buffer.
+func (in *input) hold() {
+	if in.buf == nil {
+		in.buf = inputBuffers.Get().(*[inputSize]byte)
+		in.r, in.w = 0, 0
+	}
+}
+
+// free lets the buffer go.
+func (in *input) free() {
+	if in.buf != nil {
+		inputBuffers.Put(in.buf)
+		in.buf = nil
+	}
+	in.r, in.w = 0, 0
+}
+
+// bytes is what is there; valid until the next call that reads.
+func (in *input) bytes() []byte {
+	if in.buf == nil {
+		return nil
+	}
+	return in.buf[in.r:in.w]
+}
+
+// skip drops the first n of bytes.
+func (in *input) skip(n int) { in.r += n }
+
+// read does one read into target, or, when that is nil, into the buffer.
+func (in *input) read(target []byte) (int, error) {
+	if in.raw == nil {
+		if target == nil {
+			in.hold()
+			target = in.buf[in.w:]
+		}
+		return in.nc.Read(target)
+	}
+	in.target = target
+	if err := in.raw.Read(in.readReady); err != nil {
+		return 0, err
+	}
+	switch {
+	case in.err != nil:
+		return 0, in.err
+	case in.n == 0:
+		return 0, io.EOF
+	}
+	return in.n, nil
+}
+
+// fill reads once more into the buffer. midway says that the peer owes the rest
+// of something, so that silence now is a stall.
+func (in *input) fill(midway bool) error {
+	if in.r == in.w {
+		in.r, in.w = 0, 0
+	} else if in.r > 0 {
+		in.w = copy(in.buf[:], in.buf[in.r:in.w])
+		in.r = 0
+	}
+	if midway {
+		in.waiting.Store(in.clock.Load())
+		defer in.waiting.Store(0)
+	}
+	n, err := in.read(nil)
+	in.w += n
+	return err
+}
+
+// need makes sure that at least n bytes (n <= inputSize) are there.
+func (in *input) need(n int) error {
+	for in.w-in.r < n {
+		if err := in.fill(true); err != nil {
+			return midwayEOF(err)
+		}
+	}
+	return nil
+}
+
+// readFull fills dst, from the buffer first and then past it.
+func (in *input) readFull(dst []byte) error {
+	n := copy(dst, in.bytes())
+	in.skip(n)
+	for n < len(dst) {
+		in.waiting.Store(in.clock.Load())
+		got, err := in.read(dst[n:])
+		in.waiting.Store(0)
+		if err != nil {
+			return midwayEOF(err)
+		}
+		n += got
+	}
+	return nil
+}
+
+// discard reads n bytes and forgets them.
+func (in *input) discard(n int64) error {
+	for n > 0 {
+		if in.r == in.w {
+			if err := in.fill(true); err != nil {
+				return midwayEOF(err)
+			}
+		}
+		part := min(n, int64(in.w-in.r))
+		in.skip(int(part))
+		n -= part
+	}
+	return nil
+}
+
+func midwayEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

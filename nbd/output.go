@@ -1,0 +1,128 @@
+package nbd
+
+import (
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxVectors is how many pieces one writev takes (IOV_MAX).
+const maxVectors = 1024
+
+// output writes replies to a connection: batches of the reader, and finished
+// tasks of the writer goroutine, one at a time.
+type output struct {
+	nc  net.Conn
+	raw syscall.RawConn
+
+	mu      sync.Mutex // held during a write; guards the fields below
+	iovecs  []unix.Iovec
+	pending [][]byte // what is left to write
+	err     error    // the first failure; nothing is written after it
+	// writeReady is made once so that writing does not allocate.
+	writeReady func(fd uintptr) bool
+
+	// waiting is the server's clock when the write last made progress, 0 while
+	// none is under way.
+	waiting atomic.Int64
+	clock   *atomic.Int64
+}
+
+func newOutput(nc net.Conn, clock *atomic.Int64) *output {
+	out := &output{nc: nc, clock: clock}
+	if sc, ok := nc.(syscall.Conn); ok {
+		out.raw, _ = sc.SyscallConn()
+	}
+	out.writeReady = func(fd uintptr) bool {
+		for len(out.pending) > 0 {
+			n, err := out.writeOnce(int(fd))
+			switch {
+			case err == unix.EINTR:
+				continue
+			case err == unix.EAGAIN:
+				return false
+			case err != nil:
+				out.err = err
+				return true
+			}
+			out.advance(n)
+			out.waiting.Store(out.clock.Load())
+		}
+		return true
+	}
+	return out
+}
+
+// write sends vecs in full. It returns the connection's first write error.
+func (out *output) write(vecs [][]byte) error {
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	if out.err != nil {
+		return out.err
+	}
+	out.waiting.Store(out.clock.Load())
+	defer out.waiting.Store(0)
+	out.pending = vecs
+	if out.raw == nil {
+		return out.writePlain()
+	}
+	if err := out.raw.Write(out.writeReady); err != nil && out.err == nil {
+		out.err = err
+	}
+	out.pending = nil
+	return out.err
+}
+
+func (out *output) writePlain() error {
+	for _, v := range out.pending {
+		if _, err := out.nc.Write(v); err != nil {
+			out.err = err
+			break
+		}
+		out.waiting.Store(out.clock.Load())
+	}
+	out.pending = nil
+	return out.err
+}
+
+// writeOnce does one system call.
+func (out *output) writeOnce(fd int) (int, error) {
+	if len(out.pending) == 1 {
+		return unix.Write(fd, out.pending[0])
+	}
+	out.iovecs = out.iovecs[:0]
+	for _, v := range out.pending[:min(len(out.pending), maxVectors)] {
+		if len(v) == 0 {
+			continue
+		}
+		iov := unix.Iovec{Base: &v[0]}
+		iov.SetLen(len(v))
+		out.iovecs = append(out.iovecs, iov)
+	}
+	n, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(fd),
+		uintptr(unsafe.Pointer(unsafe.SliceData(out.iovecs))), uintptr(len(out.iovecs)))
+	if errno != 0 {
+		return 0, errno
+	}
+	if n == 0 {
+		return 0, io.ErrUnexpectedEOF
+	}
+	return int(n), nil
+}
+
+// advance drops n written bytes from pending.
+func (out *output) advance(n int) {
+	for len(out.pending) > 0 && n >= len(out.pending[0]) {
+		n -= len(out.pending[0])
+		out.pending = out.pending[1:]
+	}
+	if n > 0 {
+		// The caller's vecs may be changed: they are not used again.
+		out.pending[0] = out.pending[0][n:]
+	}
+}

@@ -1,0 +1,215 @@
+package nbd
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencurve/curve-nbd/gateway"
+)
+
+// Options of NewServer. The zero value works.
+type Options struct {
+	// HandshakeTimeout is how long a client may take to enter the transmission
+	// phase.
+	HandshakeTimeout time.Duration
+	// StallTimeout is how long a client may go without progress in the middle
+	// of a request or of taking its replies.
+	StallTimeout time.Duration
+	// MaxConnections bounds the connections of all listeners; more are closed
+	// as they come.
+	MaxConnections int
+	Logger         *slog.Logger
+}
+
+// Defaults of Options.
+const (
+	DefaultHandshakeTimeout = 10 * time.Second
+	DefaultStallTimeout     = 60 * time.Second
+	DefaultMaxConnections   = 1024
+)
+
+// Limits of the transmission phase, in bytes.
+const (
+	// maxPayload is the largest read or write, as advertised.
+	maxPayload = 32 << 20
+	// maxDrain is the largest payload of a refused request that is read to stay
+	// in step; a client that sends more loses its connection.
+	maxDrain = 64 << 20
+)
+
+// Server serves the exports of a gateway on any number of listeners.
+type Server struct {
+	gateway *gateway.Gateway
+	opts    Options
+	log     *slog.Logger
+
+	// clock is the time since the server started, in nanoseconds and never 0,
+	// as coarse as the watchdog's tick: cheap enough to read for every IO.
+	clock atomic.Int64
+
+	mu        sync.Mutex // guards all below
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+	stopping  bool
+	refused   time.Time // when a refused connection was last logged
+
+	serving  sync.WaitGroup // connections
+	watchdog sync.WaitGroup
+	stop     chan struct{} // ends the watchdog
+}
+
+// NewServer returns a server without listeners. Shutdown ends it.
+func NewServer(g *gateway.Gateway, o Options) *Server {
+	if o.HandshakeTimeout <= 0 {
+		o.HandshakeTimeout = DefaultHandshakeTimeout
+	}
+	if o.StallTimeout <= 0 {
+		o.StallTimeout = DefaultStallTimeout
+	}
+	if o.MaxConnections <= 0 {
+		o.MaxConnections = DefaultMaxConnections
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		gateway:   g,
+		opts:      o,
+		log:       o.Logger,
+		listeners: make(map[net.Listener]struct{}),
+		conns:     make(map[*conn]struct{}),
+		stop:      make(chan struct{}),
+	}
+	s.clock.Store(1)
+	s.watchdog.Go(s.watch)
+	return s
+}
+
+// Serve accepts connections until Shutdown, then returns nil, or until the
+// listener fails.
+func (s *Server) Serve(l net.Listener) error {
+	s.mu.Lock()
+	if s.stopping {
+		s.mu.Unlock()
+		return l.Close()
+	}
+	s.listeners[l] = struct{}{}
+	s.mu.Unlock()
+	pause := time.Millisecond
+	for {
+		nc, err := l.Accept()
+		if err == nil {
+			pause = time.Millisecond
+			s.start(nc)
+			continue
+		}
+		if s.isStopping() {
+			return nil
+		}
+		var temporary interface{ Temporary() bool }
+		if !errors.As(err, &temporary) || !temporary.Temporary() {
+			return err
+		}
+		// Out of file descriptors, most likely: those we serve go on, and some
+		// will leave.
+		s.log.Warn("cannot accept a connection", "error", err, "retry_in", pause)
+		select {
+		case <-time.After(pause):
+		case <-s.stop:
+		}
+		pause = min(2*pause, time.Second)
+	}
+}
+
+func (s *Server) isStopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
+}
+
+// start serves a new connection, or turns it away when there are too many.
+func (s *Server) start(nc net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping || len(s.conns) >= s.opts.MaxConnections {
+		_ = nc.Close()
+		if now := time.Now(); !s.stopping && now.Sub(s.refused) > time.Second {
+			s.refused = now
+			s.log.Warn("connection refused: too many", "limit", s.opts.MaxConnections, "remote", nc.RemoteAddr())
+		}
+		return
+	}
+	c := newConn(s, nc)
+	s.conns[c] = struct{}{}
+	s.serving.Go(func() {
+		c.run()
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+	})
+}
+
+// watch keeps the clock and ends connections that stall.
+func (s *Server) watch() {
+	tick := min(max(s.opts.StallTimeout/8, time.Millisecond), time.Second)
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	started := time.Now()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case now := <-ticker.C:
+			clock := int64(now.Sub(started)) + 1
+			s.clock.Store(clock)
+			s.mu.Lock()
+			for c := range s.conns {
+				c.checkStall(clock - int64(s.opts.StallTimeout))
+			}
+			s.mu.Unlock()
+		}
+	}
+}
+
+// Shutdown stops accepting and reading, lets every connection finish and answer
+// what it has read, and closes it. When ctx ends first, connections are cut.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	first := !s.stopping
+	s.stopping = true
+	for l := range s.listeners {
+		_ = l.Close()
+	}
+	for c := range s.conns {
+		c.drain()
+	}
+	s.mu.Unlock()
+
+	idle := make(chan struct{})
+	go func() {
+		s.serving.Wait()
+		close(idle)
+	}()
+	var err error
+	select {
+	case <-idle:
+	case <-ctx.Done():
+		err = ctx.Err()
+		s.mu.Lock()
+		for c := range s.conns {
+			c.abort("shutdown took too long")
+		}
+		s.mu.Unlock()
+		<-idle
+	}
+	if first {
+		close(s.stop)
+		s.watchdog.Wait()
+	}
+	return err
+}
