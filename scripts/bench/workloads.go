@@ -1,0 +1,36 @@
+package main
+
+import "strings"
+
+// workload is one fio job. Every job of numjobs is a connection of its own.
+type workload struct {
+	name    string
+	rw      string
+	bs      string
+	depth   int
+	numJobs int
+}
+
+func workloads(filter string) []workload {
+	all := []workload{
+		{"4k randread QD1", "randread", "4k", 1, 1},
+		{"4k randwrite QD1", "randwrite", "4k", 1, 1},
+		{"4k randread QD32", "randread", "4k", 32, 1},
+		{"4k randwrite QD32", "randwrite", "4k", 32, 1},
+		{"4k randread QD128", "randread", "4k", 128, 1},
+		{"4k randwrite QD128", "randwrite", "4k", 128, 1},
+		{"4k randread QD32 x 4 connections", "randread", "4k", 32, 4},
+		{"4k randwrite QD32 x 4 connections", "randwrite", "4k", 32, 4},
+		{"128k read QD16", "read", "128k", 16, 1},
+		{"128k write QD16", "write", "128k", 16, 1},
+		{"1M read QD16", "read", "1M", 16, 1},
+		{"1M write QD16", "write", "1M", 16, 1},
+	}
+	var chosen []workload
+	for _, w := range all {
+		if strings.Contains(w.name, filter) {
+			chosen = append(chosen, w)
+		}
+	}
+	return chosen
+}
