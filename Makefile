@@ -1,0 +1,51 @@
+# curve-nbd. `make` alone explains. Debian 12, with git, make and Go, is enough:
+# the targets install what else they need.
+
+FUZZTIME ?= 30s
+TEST_TIMEOUT ?= 10m
+GO ?= go
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench fuzz build gen clean
+
+help:
+	@echo 'make run     build, serve ./data with a demo volume, print what to try; Ctrl-C stops'
+	@echo 'make test    go vet and every test, with the race detector'
+	@echo 'make check   gofmt, vet, staticcheck, generated code, go.mod: what a commit must pass'
+	@echo 'make bench   compare with nbdkit, qemu-nbd and go-nbd'
+	@echo 'make fuzz    every fuzz target for FUZZTIME ($(FUZZTIME)) each'
+	@echo 'make build   bin/curve-nbd'
+	@echo 'make gen     regenerate code from .proto files'
+	@echo 'make clean   remove what was built (not ./data)'
+
+build:
+	$(GO) build -o bin/ ./cmd/curve-nbd
+
+run:
+	@scripts/deps.sh run
+	@$(MAKE) --no-print-directory build
+	@scripts/run.sh
+
+test:
+	@scripts/deps.sh test
+	@TEST_TIMEOUT=$(TEST_TIMEOUT) scripts/test.sh
+
+check:
+	@scripts/deps.sh check
+	@scripts/check.sh
+
+bench:
+	@scripts/deps.sh bench
+	@$(MAKE) --no-print-directory build
+	@scripts/bench.sh
+
+fuzz:
+	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
+
+gen:
+	@scripts/deps.sh check
+	@scripts/gen.sh
+
+clean:
+	rm -rf bin .cache
+	$(GO) clean -testcache
