@@ -85,7 +85,7 @@ func (f format) status(dst []byte, c *command, err error) []byte {
 		binary.BigEndian.PutUint16(payload[4:], uint16(len(text)))
 		copy(payload[6:], text)
 		return dst
-	case f.extended:
+	case f.extended, f.structured && c.Type == cmdRead:
 		dst, _ := f.chunk(dst, c, replyNone, 0, 0)
 		return dst
 	default:

@@ -177,7 +177,10 @@ func (s *Server) watch() {
 }
 
 // Shutdown stops accepting and reading, lets every connection finish and answer
-// what it has read, and closes it. When ctx ends first, connections are cut.
+// what it has read, and closes it. When ctx ends first, connections are cut;
+// requests that are in the volume's queues are still waited for, since they use
+// the connections' buffers: closing the gateway ends those that wait for the MDS
+// or a throttle.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	first := !s.stopping

@@ -1,7 +1,6 @@
 package nbd
 
 import (
-	"encoding/binary"
 	"sync"
 	"time"
 
@@ -35,12 +34,6 @@ func (c *conn) newTask(cmd *command, buffer *gateway.Buffer) *task {
 // RequestDone implements volume.Completer.
 func (t *task) RequestDone(*volume.Request) { t.conn.writer.finish(t) }
 
-// fail answers the task with an error without having served it.
-func (t *task) fail(err error) {
-	t.request.Err = err
-	t.conn.writer.finish(t)
-}
-
 // appendReply appends what is to be written.
 func (t *task) appendReply(vecs [][]byte) [][]byte {
 	f, cmd, r := t.conn.format, &t.command, &t.request
@@ -71,39 +64,4 @@ func (t *task) release() {
 	t.request.Reset()
 	t.conn, t.buffer, t.extents = nil, nil, nil
 	tasks.Put(t)
-}
-
-// blockStatus encodes the extents (proto.md, NBD_REPLY_TYPE_BLOCK_STATUS and
-// its _EXT): a context id, then length and state of each.
-func (t *task) blockStatus() []byte {
-	f := t.conn.format
-	size := 4 + 8*len(t.extents)
-	kind := replyBlockStatus
-	if f.extended {
-		size = 8 + 16*len(t.extents)
-		kind = replyBlockStatusExt
-	}
-	b, p := f.chunk(make([]byte, 0, extendedReplySize+size), &t.command, kind, size, size)
-	binary.BigEndian.PutUint32(p, allocationContextID)
-	p = p[4:]
-	if f.extended {
-		binary.BigEndian.PutUint32(p, uint32(len(t.extents)))
-		p = p[4:]
-	}
-	for _, e := range t.extents {
-		state := uint32(0)
-		if e.Hole {
-			state = stateHole | stateZero
-		}
-		if f.extended {
-			binary.BigEndian.PutUint64(p, uint64(e.Length))
-			binary.BigEndian.PutUint64(p[8:], uint64(state))
-			p = p[16:]
-		} else {
-			binary.BigEndian.PutUint32(p, uint32(e.Length))
-			binary.BigEndian.PutUint32(p[4:], state)
-			p = p[8:]
-		}
-	}
-	return b
 }

@@ -4,9 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"os"
-	"time"
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway"
@@ -16,8 +14,6 @@ const (
 	// bufferedWrite is the largest write whose payload is served from the read
 	// buffer; a larger one goes into a buffer of its own without passing there.
 	bufferedWrite = 16 << 10
-	// maxExtents bounds one BLOCK_STATUS reply.
-	maxExtents = 4096
 	// cacheBytes bounds what one CACHE command reads ahead.
 	cacheBytes = 32 << 20
 )
@@ -111,59 +107,6 @@ func (c *conn) serve(cmd *command) error {
 	}
 }
 
-// allowedFlags of each command, besides FUA, which is harmless everywhere.
-var allowedFlags = [...]uint16{
-	cmdRead:        cmdFlagDF,
-	cmdWrite:       0,
-	cmdFlush:       0,
-	cmdTrim:        0,
-	cmdCache:       0,
-	cmdDisconnect:  0,
-	cmdWriteZeroes: cmdFlagNoHole | cmdFlagFastZero,
-	cmdBlockStatus: cmdFlagReqOne,
-}
-
-// validate holds a command against what was negotiated. What depends on the
-// volume (bounds, alignment) the volume checks.
-func (c *conn) validate(cmd *command) error {
-	if int(cmd.Type) >= len(allowedFlags) {
-		return &wireError{errnoInval, fmt.Sprintf("unknown command %d", cmd.Type)}
-	}
-	allowed := allowedFlags[cmd.Type] | cmdFlagFUA
-	if c.format.extended && (cmd.Type == cmdWrite || cmd.Type == cmdBlockStatus) {
-		allowed |= cmdFlagPayloadLen
-	}
-	if !c.format.structured && !c.format.extended {
-		allowed &^= cmdFlagDF
-	}
-	switch {
-	case cmd.Flags&^allowed != 0:
-		return &wireError{errnoInval, fmt.Sprintf("flags %#x not allowed on command %d", cmd.Flags&^allowed, cmd.Type)}
-	case cmd.Type == cmdWrite && !cmd.Payload:
-		return &wireError{errnoInval, "write without the payload flag"}
-	case cmd.Type == cmdFlush && (cmd.Offset != 0 || cmd.Length != 0):
-		return &wireError{errnoInval, "flush takes neither offset nor length"}
-	case cmd.Type == cmdBlockStatus && !c.blockStatus:
-		return &wireError{errnoInval, "block status without a negotiated meta context"}
-	case cmd.Type == cmdBlockStatus && !cmd.Payload && cmd.Length == 0:
-		return &wireError{errnoInval, "block status of no bytes"}
-	case cmd.Type == cmdRead && cmd.Length > maxPayload:
-		return &wireError{c.tooLong(), fmt.Sprintf("read of %d bytes: at most %d", cmd.Length, maxPayload)}
-	case cmd.Payload && cmd.Length > maxPayload:
-		return &wireError{errnoInval, fmt.Sprintf("payload of %d bytes: at most %d", cmd.Length, maxPayload)}
-	}
-	return nil
-}
-
-// tooLong is the error for a read past the maximum: EOVERFLOW is for those who
-// negotiated what knows it.
-func (c *conn) tooLong() uint32 {
-	if c.format.structured || c.format.extended {
-		return errnoOverflow
-	}
-	return errnoInval
-}
-
 // refuse answers with an error and drops the payload that follows.
 func (c *conn) refuse(cmd *command, err error) error {
 	if cmd.Payload {
@@ -180,53 +123,6 @@ func (c *conn) refuse(cmd *command, err error) error {
 		}
 	}
 	return c.answer(cmd, err)
-}
-
-// offset is the command's as the volume counts; past the end of anything when
-// it does not fit.
-func (cmd *command) offset() int64 {
-	if cmd.Offset > math.MaxInt64 {
-		return math.MaxInt64
-	}
-	return int64(cmd.Offset)
-}
-
-func (cmd *command) length() int64 {
-	if cmd.Length > math.MaxInt64 {
-		return math.MaxInt64
-	}
-	return int64(cmd.Length)
-}
-
-// opOf is what a command is to the volume.
-func opOf(command uint16) backend.OpKind {
-	switch command {
-	case cmdRead, cmdCache:
-		return backend.OpRead
-	case cmdWrite:
-		return backend.OpWrite
-	case cmdWriteZeroes:
-		return backend.OpZero
-	case cmdTrim:
-		return backend.OpTrim
-	case cmdFlush:
-		return backend.OpFlush
-	default:
-		return 0
-	}
-}
-
-func flagsOf(flags uint16) (f backend.Flags) {
-	if flags&cmdFlagFUA != 0 {
-		f |= backend.FlagFUA
-	}
-	if flags&cmdFlagNoHole != 0 {
-		f |= backend.FlagNoHole
-	}
-	if flags&cmdFlagFastZero != 0 {
-		f |= backend.FlagFastZero
-	}
-	return f
 }
 
 // prepareInline sets the reader's own request up for cmd.
@@ -400,58 +296,6 @@ func (c *conn) change(cmd *command) error {
 	return err
 }
 
-// status serves BLOCK_STATUS, on a goroutine of its own since it may wait for
-// metadata: rare, and bounded by its permit.
-func (c *conn) status(cmd *command) error {
-	if cmd.Payload {
-		if err := c.statusFilter(cmd); err != nil {
-			var wire *wireError
-			if errors.As(err, &wire) {
-				return c.answer(cmd, err)
-			}
-			return err
-		}
-	}
-	buf, err := c.buffer(0)
-	if err != nil {
-		return err
-	}
-	limit := maxExtents
-	if cmd.Flags&cmdFlagReqOne != 0 {
-		limit = 1
-	}
-	t := c.newTask(cmd, buf)
-	go func() {
-		exts, err := c.handle.Extents(c.ctx, t.command.offset(), t.command.length(), limit, nil)
-		t.extents = exts
-		t.request.Err = err
-		c.writer.finish(t)
-	}()
-	return nil
-}
-
-// statusFilter reads the payload form of BLOCK_STATUS (extension-ext-header):
-// the effect length, then the context ids that the client wants answered.
-func (c *conn) statusFilter(cmd *command) error {
-	if cmd.Length < 12 || cmd.Length%4 != 0 || cmd.Length > bufferedWrite {
-		n := int64(cmd.Length)
-		if err := c.in.discard(n); err != nil {
-			return err
-		}
-		return &wireError{errnoInval, fmt.Sprintf("block status payload of %d bytes", n)}
-	}
-	payload := c.in.bytes()[:cmd.Length]
-	c.in.skip(len(payload))
-	cmd.Length = binary.BigEndian.Uint64(payload)
-	if len(payload) != 12 || binary.BigEndian.Uint32(payload[8:]) != allocationContextID {
-		return &wireError{errnoInval, "block status for a context that was not negotiated"}
-	}
-	if cmd.Length == 0 {
-		return &wireError{errnoInval, "block status of no bytes"}
-	}
-	return nil
-}
-
 // cache reads the range ahead and drops it: what the backend cached on the way
 // is the gain. At most cacheBytes, since the command is a hint.
 func (c *conn) cache(cmd *command) error {
@@ -492,39 +336,4 @@ func (c *conn) send() error {
 	c.batch.reset()
 	c.served.report(c.handle)
 	return err
-}
-
-// tallies is what the reader served inline since its last report.
-type tallies struct {
-	tally gateway.Tally
-	began time.Time
-	count [int(backend.OpFlush) + 1]int
-}
-
-// begin notes when the first request of a batch came.
-func (s *tallies) begin() {
-	if s.began.IsZero() {
-		s.began = time.Now()
-	}
-}
-
-func (s *tallies) add(op backend.OpKind, bytes int64, err error) {
-	s.count[op]++
-	s.tally.Add(op, bytes, err)
-}
-
-// report hands the counts over. The latency of a request in a batch is the
-// batch's: that is how long its reply took.
-func (s *tallies) report(h *gateway.Handle) {
-	if s.began.IsZero() {
-		return
-	}
-	latency := time.Since(s.began)
-	for op, n := range s.count {
-		for range n {
-			h.Observe(backend.OpKind(op), latency)
-		}
-	}
-	h.Count(&s.tally)
-	s.began, s.count = time.Time{}, [len(s.count)]int{}
 }

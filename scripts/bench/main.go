@@ -32,7 +32,7 @@ func main() {
 	}
 	var c config
 	flag.StringVar(&c.bin, "bin", "bin/curve-nbd", "the curve-nbd to measure")
-	flag.StringVar(&c.dir, "dir", "", "where the files of the file servers go (default: a new directory in the current one)")
+	flag.StringVar(&c.dir, "dir", "", "where the files of the file servers go (default: a new directory in .cache)")
 	flag.IntVar(&c.sizeMiB, "size", 1024, "size of the exports, MiB")
 	flag.IntVar(&c.rounds, "rounds", 5, "times that each server runs each workload")
 	flag.DurationVar(&c.runtime, "time", 2*time.Second, "length of one run")
@@ -53,7 +53,10 @@ func exit(err error) {
 
 func run(c config) error {
 	if c.dir == "" {
-		dir, err := os.MkdirTemp(".", "bench-")
+		if err := os.MkdirAll(".cache", 0o755); err != nil {
+			return err
+		}
+		dir, err := os.MkdirTemp(".cache", "bench-")
 		if err != nil {
 			return err
 		}
