@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/urfave/cli/v2"
+
+	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/gateway"
+	"github.com/opencurve/curve-nbd/gateway/control"
+	"github.com/opencurve/curve-nbd/nbd"
+)
+
+// maxListeners bounds --nbd-listen; each may report one failure.
+const maxListeners = 64
+
+// serveOptions are the flags of serve, checked.
+type serveOptions struct {
+	gateway gateway.Options
+	nbd     nbd.Options
+	metrics *prometheus.Registry
+	nbdOn   []string
+	// httpOn is HOST:PORT, "" for none.
+	httpOn string
+	// controlOn is the path of the control socket.
+	controlOn string
+}
+
+func gatewayOptions(ctx *cli.Context, log *slog.Logger) (serveOptions, error) {
+	o := serveOptions{
+		metrics: prometheus.NewRegistry(),
+		nbdOn:   ctx.StringSlice("nbd-listen"),
+		httpOn:  ctx.String("http-listen"),
+	}
+	o.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if len(o.nbdOn) > maxListeners {
+		return o, usagef("--nbd-listen names %d addresses, at most %d", len(o.nbdOn), maxListeners)
+	}
+	var err error
+	if o.controlOn, err = control.SocketPath(ctx.String("control")); err != nil {
+		return o, fmt.Errorf("--control: %w", err)
+	}
+	maxBytes, err := parseSize("--max-inflight-bytes", ctx.String("max-inflight-bytes"))
+	if err != nil {
+		return o, err
+	}
+	if err := checkServeNumbers(ctx); err != nil {
+		return o, err
+	}
+	o.gateway = gateway.Options{
+		ReadOnly:    ctx.Bool("read-only"),
+		MaxRequests: ctx.Int64("max-inflight-requests"),
+		MaxBytes:    maxBytes,
+		Logger:      log,
+		Metrics:     o.metrics,
+		Version:     buildVersion().Version,
+	}
+	o.nbd = nbd.Options{
+		MaxConnections:   ctx.Int("max-connections"),
+		HandshakeTimeout: ctx.Duration("handshake-timeout"),
+		StallTimeout:     ctx.Duration("stall-timeout"),
+		Logger:           log,
+	}
+	return o, nil
+}
+
+// checkServeNumbers refuses what the packages below would read as "default".
+func checkServeNumbers(ctx *cli.Context) error {
+	for _, flag := range []string{"max-connections", "max-inflight-requests", "handshake-timeout", "stall-timeout", "drain-timeout"} {
+		if text := fmt.Sprint(ctx.Value(flag)); strings.HasPrefix(text, "-") || strings.HasPrefix(text, "0") {
+			return usagef("--%s %s: give a value above zero", flag, text)
+		}
+	}
+	if keep := ctx.Duration("recycle-keep"); keep < 0 {
+		return usagef("--recycle-keep %s: give 0 or more", keep)
+	}
+	return nil
+}
+
+// frontEnds starts what clients connect to.
+type frontEnds struct {
+	ctx     *cli.Context
+	log     *slog.Logger
+	gw      *gateway.Gateway
+	opts    serveOptions
+	running *stopStack
+	// failed receives what ends a listener that nobody stopped.
+	failed chan error
+	ready  readiness
+	lines  [][2]string // what is announced once all listen
+}
+
+// start brings NBD up last: a wrong address is found out before a client got in.
+func (d *frontEnds) start() error {
+	controlOn, err := control.ListenUnix(d.opts.controlOn, control.SocketMode)
+	if err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	d.startControl(controlOn)
+	if d.opts.httpOn != "" {
+		httpOn, err := listenTCP(d.opts.httpOn)
+		if err != nil {
+			return fmt.Errorf("--http-listen: %w", err)
+		}
+		d.startHTTP(httpOn)
+	}
+	if err := d.startNBD(); err != nil {
+		return err
+	}
+	for _, line := range d.lines {
+		announce(d.ctx, line[0], line[1])
+		d.gw.AddListener(line[0] + " " + line[1])
+	}
+	d.ready.set(true)
+	return nil
+}
+
+func (d *frontEnds) startControl(on net.Listener) {
+	server := control.NewServer(d.gw)
+	d.ready.also = server.SetServing
+	d.lines = append(d.lines, [2]string{"control", "unix:" + on.Addr().String()})
+	d.run("control", on, server.Serve, server.Shutdown)
+}
+
+func (d *frontEnds) startNBD() error {
+	var listeners []net.Listener
+	closeAll := func() {
+		for _, l := range listeners {
+			l.Close()
+		}
+	}
+	for _, address := range d.opts.nbdOn {
+		l, err := listenNBD(address)
+		if err != nil {
+			closeAll()
+			return fmt.Errorf("--nbd-listen: %w", err)
+		}
+		listeners = append(listeners, l)
+		d.lines = append(d.lines, [2]string{"nbd", l.Addr().Network() + ":" + l.Addr().String()})
+		if !isLoopback(l.Addr()) {
+			d.log.Warn("NBD is open to the network without encryption or passwords", "address", l.Addr().String())
+		}
+	}
+	server := nbd.NewServer(d.gw, d.opts.nbd)
+	var serving sync.WaitGroup
+	for _, l := range listeners {
+		serving.Go(func() { d.report("nbd", server.Serve(l)) })
+	}
+	d.running.push("nbd", d.ctx.Duration("drain-timeout"), func(ctx context.Context) error {
+		d.ready.set(false)
+		err := d.drain(ctx, server)
+		serving.Wait()
+		return err
+	})
+	return nil
+}
+
+// drain lets the NBD clients finish until ctx ends. What then still waits, for
+// a throttle or for metadata, would hold its connection for as long as it waits:
+// closing the gateway's exports makes it fail.
+func (d *frontEnds) drain(ctx context.Context, server *nbd.Server) error {
+	var closeErr error
+	closed := make(chan struct{})
+	inTime := context.AfterFunc(ctx, func() {
+		closeErr = d.gw.Close(ctx)
+		close(closed)
+	})
+	err := server.Shutdown(ctx)
+	if inTime() {
+		return err
+	}
+	<-closed
+	if err == nil { // the clients finished just as time ran out
+		return closeErr
+	}
+	return errors.Join(closeErr, fmt.Errorf("requests were still in flight after %s, their clients were cut off", d.ctx.Duration("drain-timeout")))
+}
+
+// run serves on a listener in a goroutine that the stop stack ends and waits
+// for.
+func (d *frontEnds) run(name string, on net.Listener, serve func(net.Listener) error, shutdown func(context.Context) error) {
+	var serving sync.WaitGroup
+	serving.Go(func() { d.report(name, serve(on)) })
+	d.running.push(name, closeTimeout, func(ctx context.Context) error {
+		err := shutdown(ctx)
+		serving.Wait()
+		return err
+	})
+}
+
+// report passes the failure of a listener on to serve.
+func (d *frontEnds) report(name string, err error) {
+	if err != nil {
+		d.failed <- fmt.Errorf("%s listener: %w", name, err)
+	}
+}
+
+// listenNBD listens on unix:PATH or tcp:HOST:PORT.
+func listenNBD(address string) (net.Listener, error) {
+	kind, where, _ := strings.Cut(address, ":")
+	switch {
+	case kind == "unix":
+		// The umask decides who may connect, as it does for qemu-nbd.
+		return control.ListenUnix(where, 0)
+	case kind == "tcp":
+		return listenTCP(where)
+	}
+	return nil, fmt.Errorf("%w: address %q: write it as unix:PATH or tcp:HOST:PORT", backend.ErrInvalid, address)
+}
+
+func listenTCP(address string) (net.Listener, error) {
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return nil, fmt.Errorf("%w: address %q: write it as HOST:PORT, such as 127.0.0.1:10809", backend.ErrInvalid, address)
+	}
+	var config net.ListenConfig
+	listener, err := config.Listen(context.Background(), "tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%w: another process listens on %s: stop it or choose another port (0 picks a free one)", backend.ErrBusy, address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return listener, nil
+}

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# go vet and every test with the race detector, then a summary: what `make
+# test` and the CI run. PACKAGES narrows it down.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" CGO_ENABLED=1
+read -ra packages <<<"${PACKAGES:-./...}"
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+start=$SECONDS
+go vet "${packages[@]}"
+
+# Verbose, because otherwise go test keeps quiet about what was skipped; passes
+# are left out of what is shown.
+status=0
+go test -race -v -timeout "${TEST_TIMEOUT:-10m}" "${packages[@]}" 2>&1 |
+  tee "$log" | { grep --line-buffered -vE '^ *(=== |--- PASS|PASS$)|no test files' || true; } || status=$?
+
+ok=$(grep -c '^ok ' "$log" || true)
+bad=$(grep -cE '^FAIL[[:space:]]+[^[:space:]]' "$log" || true)
+passed=$(grep -cE '^ *--- PASS' "$log" || true)
+skipped=$(grep -cE '^ *--- SKIP' "$log" || true)
+echo
+echo "make test: $ok packages ok, $bad failed; $passed tests passed, $skipped skipped; $((SECONDS - start)) s"
+if [[ $status -ne 0 ]]; then
+  grep -E '^ *--- FAIL|^panic:|^FAIL[[:space:]]+[^[:space:]]' "$log" || true
+  echo "make test: FAILED"
+  exit 1
+fi
+echo "make test: PASSED"
