@@ -76,9 +76,11 @@ type Op struct {
 	// (Data is zero-filled all the same).
 	Hole bool
 	// Done receives the Op when it is complete, exactly once, on any
-	// goroutine. It must not block. Not called after a Try that returned true.
+	// goroutine. It must not block, and must not call Submit, which may wait for
+	// the very goroutine that it is called on. Not called after a Try that
+	// returned true.
 	Done Completer
 }
 
-// Completer is told when an Op is complete.
+// Completer is told when an Op is complete; see Op.Done.
 type Completer interface{ OpDone(*Op) }

@@ -2,15 +2,20 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
 	"github.com/opencurve/curve-nbd/volume"
 )
 
-// bufferClasses are the sizes, in bytes, that buffers come in. A larger one is
-// made to measure and not kept. Class 0 is a bare permit, for requests without
-// payload.
-var bufferClasses = [...]int64{0, 16 << 10, 64 << 10, 256 << 10, 1 << 20}
+// MaxBuffer is the size of the largest buffer, in bytes. A front end serves
+// larger requests piece by piece, so that a client that stops half-way through
+// one holds little.
+const MaxBuffer = 1 << 20
+
+// bufferClasses are the sizes, in bytes, that buffers come in. Class 0 is a bare
+// permit, for requests without payload.
+var bufferClasses = [...]int64{0, 16 << 10, 64 << 10, 256 << 10, MaxBuffer}
 
 // Buffer is room for one payload together with the permit for one request of
 // that size.
@@ -22,6 +27,7 @@ type Buffer struct {
 	size   int64
 	limits *volume.Limits
 	pool   *bufferPool
+	class  int
 }
 
 // Release gives memory and permit back. The buffer must not be used afterwards.
@@ -30,63 +36,65 @@ func (b *Buffer) Release() {
 	b.limits = nil
 	b.pool.put(b)
 	limits.Release(size)
+	if size > 0 {
+		b.pool.shares.released()
+	}
 }
 
 // bufferPool keeps released buffers for the next request. What is kept and what
 // is out together stay below limit, except for what permits allow beyond it.
 type bufferPool struct {
-	limit int64
+	limit  int64
+	shares *shares
 
 	mu   sync.Mutex // guards all below
 	held int64      // bytes in buffers out and kept
 	free [len(bufferClasses)][]*Buffer
 }
 
-// classOf returns the smallest class that holds n bytes, and its size; a class
-// of -1 stands for "made to measure".
-func classOf(n int64) (class int, size int64) {
+// classOf returns the smallest class that holds n bytes.
+func classOf(n int64) int {
 	for i, c := range bufferClasses {
 		if n <= c {
-			return i, c
+			return i
 		}
 	}
-	return -1, n
+	panic(fmt.Sprintf("gateway: buffer of %d bytes asked for, the largest is %d", n, MaxBuffer))
 }
 
 // get waits until limits allow a buffer of n bytes and returns one.
 func (p *bufferPool) get(ctx context.Context, limits *volume.Limits, n int64) (*Buffer, error) {
-	class, size := classOf(n)
-	if err := limits.Acquire(ctx, size); err != nil {
+	class := classOf(n)
+	if err := limits.Acquire(ctx, bufferClasses[class]); err != nil {
 		return nil, err
 	}
-	return p.take(class, size, limits), nil
+	return p.take(class, limits), nil
 }
 
 // tryGet returns a buffer, or nil where get would wait.
 func (p *bufferPool) tryGet(limits *volume.Limits, n int64) *Buffer {
-	class, size := classOf(n)
-	if !limits.TryAcquire(size) {
+	class := classOf(n)
+	if !limits.TryAcquire(bufferClasses[class]) {
 		return nil
 	}
-	return p.take(class, size, limits)
+	return p.take(class, limits)
 }
 
-func (p *bufferPool) take(class int, size int64, limits *volume.Limits) *Buffer {
+func (p *bufferPool) take(class int, limits *volume.Limits) *Buffer {
 	p.mu.Lock()
-	if class >= 0 {
-		if kept := p.free[class]; len(kept) > 0 {
-			b := kept[len(kept)-1]
-			kept[len(kept)-1] = nil
-			p.free[class] = kept[:len(kept)-1]
-			p.mu.Unlock()
-			b.limits = limits
-			return b
-		}
+	if kept := p.free[class]; len(kept) > 0 {
+		b := kept[len(kept)-1]
+		kept[len(kept)-1] = nil
+		p.free[class] = kept[:len(kept)-1]
+		p.mu.Unlock()
+		b.limits = limits
+		return b
 	}
+	size := bufferClasses[class]
 	p.makeRoom(size)
 	p.held += size
 	p.mu.Unlock()
-	return &Buffer{Data: make([]byte, size), size: size, limits: limits, pool: p}
+	return &Buffer{Data: make([]byte, size), size: size, class: class, limits: limits, pool: p}
 }
 
 // makeRoom lets kept buffers of other sizes go to the garbage collector, the
@@ -103,14 +111,13 @@ func (p *bufferPool) makeRoom(size int64) {
 }
 
 func (p *bufferPool) put(b *Buffer) {
-	class, size := classOf(b.size)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if class < 0 || p.held > p.limit {
-		p.held -= size
+	if p.held > p.limit {
+		p.held -= b.size
 		return
 	}
-	p.free[class] = append(p.free[class], b)
+	p.free[b.class] = append(p.free[b.class], b)
 }
 
 // heldBytes is the memory in buffers, out and kept.

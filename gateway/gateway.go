@@ -47,6 +47,7 @@ type Gateway struct {
 	log     *slog.Logger
 	limits  *volume.Limits
 	buffers *bufferPool
+	shares  shares
 	stages  *volume.Stats
 	stats   *stats
 	started time.Time
@@ -79,11 +80,11 @@ func New(meta backend.Meta, chunks backend.Chunks, o Options) *Gateway {
 		opts:    o,
 		log:     o.Logger,
 		limits:  volume.NewLimits(nil, o.MaxRequests, o.MaxBytes),
-		buffers: &bufferPool{limit: o.MaxBytes},
 		stages:  volume.NewStats(o.Metrics),
 		started: time.Now(),
 		exports: make(map[string]*export),
 	}
+	g.buffers = &bufferPool{limit: o.MaxBytes, shares: &g.shares}
 	g.stats = newStats(g, o.Metrics)
 	return g
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -190,7 +191,7 @@ func TestBuffersStayWithinTheLimitWhateverSizesAreAsked(t *testing.T) {
 	g := newGateway(t, Options{MaxBytes: limit})
 	h := mustOpen(t, g, "v")
 	defer h.Release()
-	for _, size := range []int64{1 * mib, 4 * kib, 200 * kib, 3 * mib, 60 * kib, 1 * mib, 1} {
+	for _, size := range []int64{1 * mib, 4 * kib, 200 * kib, 1 * mib, 60 * kib, 1 * mib, 1} {
 		var out []*Buffer
 		for {
 			b := h.TryBuffer(size)
@@ -225,23 +226,84 @@ func TestReleasedBuffersAreUsedAgain(t *testing.T) {
 	}
 }
 
-func TestOneClientCannotTakeAllBuffers(t *testing.T) {
+func TestClientsThatKeepTheirBuffersLeaveSomeForOthers(t *testing.T) {
 	g := newGateway(t, Options{})
-	greedy, other := mustOpen(t, g, "v"), mustOpen(t, g, "v")
-	defer greedy.Release()
-	defer other.Release()
+	var handles []*Handle
 	var taken []*Buffer
-	for b := greedy.TryBuffer(mib); b != nil; b = greedy.TryBuffer(mib) {
+	for range 8 {
+		h := mustOpen(t, g, "v")
+		handles = append(handles, h)
+		for b := h.TryBuffer(mib); b != nil; b = h.TryBuffer(mib) {
+			taken = append(taken, b)
+		}
+	}
+	polite := mustOpen(t, g, "v")
+	handles = append(handles, polite)
+	for range 3 {
+		b := polite.TryBuffer(mib)
+		if b == nil {
+			t.Fatalf("nothing left beside %d MiB that others keep", len(taken))
+		}
 		taken = append(taken, b)
 	}
-	b := other.TryBuffer(mib)
-	if b == nil {
-		t.Fatal("the other client got nothing")
-	}
-	b.Release()
 	for _, b := range taken {
 		b.Release()
 	}
+	for _, h := range handles {
+		h.Release()
+	}
+}
+
+func TestClientWaitsForItsShareUntilOthersGiveBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGateway(t, Options{})
+		a, b := mustOpen(t, g, "v"), mustOpen(t, g, "v")
+		var others []*Handle
+		for range 8 {
+			others = append(others, mustOpen(t, g, "v"))
+		}
+		hold := func(h *Handle) (taken []*Buffer) {
+			for x := h.TryBuffer(mib); x != nil; x = h.TryBuffer(mib) {
+				taken = append(taken, x)
+			}
+			return taken
+		}
+		var ofA []*Buffer
+		for _, h := range append(others, a) {
+			ofA = append(ofA, hold(h)...)
+		}
+		ofB := hold(b)
+		got := make(chan *Buffer)
+		go func() {
+			x, err := b.Buffer(ctx, mib)
+			if err != nil {
+				t.Error(err)
+			}
+			got <- x
+		}()
+		cancelled, cancel := context.WithCancel(ctx)
+		go func() {
+			if _, err := b.Buffer(cancelled, mib); !errors.Is(err, context.Canceled) {
+				t.Errorf("cancelled wait: %v", err)
+			}
+			got <- nil
+		}()
+		synctest.Wait()
+		cancel()
+		if x := <-got; x != nil {
+			t.Fatal("got more than its share")
+		}
+		for _, x := range ofA {
+			x.Release()
+		}
+		(<-got).Release()
+		for _, x := range ofB {
+			x.Release()
+		}
+		for _, h := range append(others, a, b) {
+			h.Release()
+		}
+	})
 }
 
 func TestMetricsOutliveTheLastClient(t *testing.T) {

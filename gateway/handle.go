@@ -12,12 +12,10 @@ import (
 // ErrReadOnly: a change to a read-only export.
 var ErrReadOnly = fmt.Errorf("export is %w", backend.ErrReadOnly)
 
-// Limits of one client: enough requests to keep a pipeline full, and bytes for
-// the largest request, so that a client that stops reading its replies cannot
-// take what the others need.
+// Limits of one client: enough to keep any pipeline full.
 const (
 	ClientMaxRequests = 512
-	ClientMaxBytes    = 32 << 20
+	ClientMaxBytes    = 8 << 20
 )
 
 // Handle is one client's hold on an export. All methods may be called
@@ -29,7 +27,8 @@ type Handle struct {
 
 func newHandle(e *export) *Handle {
 	e.stats.connections.Add(1)
-	return &Handle{export: e, limits: volume.NewLimits(e.volume.Limits(), ClientMaxRequests, ClientMaxBytes)}
+	limits := volume.NewLimits(e.volume.Limits(), ClientMaxRequests, ClientMaxBytes)
+	return &Handle{export: e, limits: limits}
 }
 
 // Release gives the handle back, once, after its last request is complete and
@@ -50,15 +49,32 @@ func (h *Handle) Info() Info {
 	}
 }
 
-// Buffer waits until the limits allow a payload of n bytes and lends room for
-// it. With n 0 it is the bare permit for a request without payload.
+// Buffer waits until the limits allow a payload of n bytes, at most MaxBuffer,
+// and lends room for it. With n 0 it is the bare permit for a request without
+// payload.
 func (h *Handle) Buffer(ctx context.Context, n int64) (*Buffer, error) {
-	return h.export.gateway.buffers.get(ctx, h.limits, n)
+	g := h.export.gateway
+	if err := g.shares.wait(ctx, func() bool { return h.hasShare(n) }); err != nil {
+		return nil, err
+	}
+	return g.buffers.get(ctx, h.limits, n)
 }
 
 // TryBuffer returns nil where Buffer would wait.
 func (h *Handle) TryBuffer(n int64) *Buffer {
+	if !h.hasShare(n) {
+		return nil
+	}
 	return h.export.gateway.buffers.tryGet(h.limits, n)
+}
+
+// hasShare keeps clients that do not give their buffers back from taking what
+// the others need: the less is left, the less may one client hold, a quarter of
+// what is left for all. However many of them hang, the next one gets something.
+// A client that holds nothing may always ask.
+func (h *Handle) hasShare(n int64) bool {
+	_, used := h.limits.InFlight()
+	return used == 0 || used+n <= h.export.volume.Limits().Free()/4
 }
 
 // Try is that of volume.Volume, behind the export's own rules.
@@ -78,6 +94,14 @@ func (h *Handle) Submit(r *volume.Request) {
 		return
 	}
 	h.export.volume.Submit(r)
+}
+
+// Check is that of volume.Volume, behind the export's own rules.
+func (h *Handle) Check(r *volume.Request) error {
+	if r.Op.Changes() && h.export.gateway.opts.ReadOnly {
+		return ErrReadOnly
+	}
+	return h.export.volume.Check(r)
 }
 
 // Extents is that of volume.Volume.

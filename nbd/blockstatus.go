@@ -71,7 +71,7 @@ func (t *task) blockStatus() []byte {
 		size = 8 + 16*len(t.extents)
 		kind = replyBlockStatusExt
 	}
-	b, p := f.chunk(make([]byte, 0, extendedReplySize+size), &t.command, kind, size, size)
+	b, p := f.chunk(make([]byte, 0, extendedReplySize+size), &t.command, kind, size, size, true)
 	binary.BigEndian.PutUint32(p, allocationContextID)
 	p = p[4:]
 	if f.extended {

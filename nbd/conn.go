@@ -21,8 +21,8 @@ type conn struct {
 	nc     net.Conn
 	in     *input
 	out    *output
-	ctx    context.Context // ends when the connection is cut
-	cancel context.CancelFunc
+	ctx    context.Context // ends, with the cause, when the connection is cut
+	cancel context.CancelCauseFunc
 
 	format format
 	// handle is set once the handshake has picked an export.
@@ -48,14 +48,14 @@ func newConn(s *Server, nc net.Conn) *conn {
 		in:     newInput(nc, &s.clock),
 		out:    newOutput(nc, &s.clock),
 	}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.writer.conn = c
 	return c
 }
 
 // run serves the connection from greeting to close.
 func (c *conn) run() {
-	defer c.cancel()
+	defer c.cancel(nil)
 	defer c.nc.Close()
 	defer c.in.free()
 	log := c.server.log.With("remote", remoteName(c.nc))
@@ -105,7 +105,12 @@ func (c *conn) drain() {
 // abort cuts the connection.
 func (c *conn) abort(reason string) {
 	c.cut.CompareAndSwap(nil, &reason)
-	c.cancel()
+	c.fail(errors.New(reason))
+}
+
+// fail ends the connection: nobody is there to take replies.
+func (c *conn) fail(cause error) {
+	c.cancel(cause)
 	_ = c.nc.Close()
 }
 
@@ -115,6 +120,7 @@ func (c *conn) checkStall(before int64) {
 	if since := c.in.waiting.Load(); since != 0 && since < before {
 		c.abort("stalled in the middle of a request")
 	}
+	c.out.noteProgress()
 	if since := c.out.waiting.Load(); since != 0 && since < before {
 		c.abort("does not take its replies")
 	}
@@ -182,7 +188,7 @@ func (w *writer) run() {
 		// A failed write ends the connection; the tasks are released all the
 		// same.
 		if err := w.conn.out.write(vecs); err != nil {
-			_ = w.conn.nc.Close()
+			w.conn.fail(err)
 		}
 		clear(vecs)
 		for i, t := range tasks {

@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -14,6 +15,13 @@ import (
 // writes per system call. A larger one gained nothing.
 const inputSize = 64 << 10
 
+// headersOnly is how much is read at once while a client sends large writes:
+// more would bring payload into the buffer that has to be copied out of it.
+const headersOnly = 2 << 10
+
+// errNothingYet is returned by fill when it may not wait and nothing is there.
+var errNothingYet = errors.New("nothing to read yet")
+
 var inputBuffers = sync.Pool{New: func() any { return new([inputSize]byte) }}
 
 // input reads a connection in large pieces and hands out what it has. While the
@@ -25,10 +33,14 @@ type input struct {
 	// buf[r:w] is what was read and not used yet.
 	r, w int
 
+	// bulk: the last request was a large write, so more of them are likely.
+	bulk bool
+
 	// Arguments and results of readReady, which is made once so that reading
 	// does not allocate.
 	readReady func(fd uintptr) bool
-	target    []byte
+	target    []byte // nil: the buffer
+	noWait    bool
 	n         int
 	err       error
 
@@ -48,14 +60,17 @@ func newInput(nc net.Conn, clock *atomic.Int64) *input {
 		for {
 			target := in.target
 			if target == nil {
-				in.hold()
-				target = in.buf[in.w:]
+				target = in.space()
 			}
 			in.n, in.err = unix.Read(int(fd), target)
 			switch in.err {
 			case unix.EINTR:
 				continue
 			case unix.EAGAIN:
+				if in.noWait {
+					in.err = errNothingYet
+					return true
+				}
 				if in.target == nil && in.r == in.w {
 					in.free()
 				}
@@ -73,6 +88,16 @@ func (in *input) hold() {
 		in.buf = inputBuffers.Get().(*[inputSize]byte)
 		in.r, in.w = 0, 0
 	}
+}
+
+// space is the room for the next read.
+func (in *input) space() []byte {
+	in.hold()
+	space := in.buf[in.w:]
+	if in.bulk && len(space) > headersOnly {
+		return space[:headersOnly]
+	}
+	return space
 }
 
 // free lets the buffer go.
@@ -98,9 +123,11 @@ func (in *input) skip(n int) { in.r += n }
 // read does one read into target, or, when that is nil, into the buffer.
 func (in *input) read(target []byte) (int, error) {
 	if in.raw == nil {
+		if in.noWait {
+			return 0, errNothingYet
+		}
 		if target == nil {
-			in.hold()
-			target = in.buf[in.w:]
+			target = in.space()
 		}
 		return in.nc.Read(target)
 	}
@@ -115,6 +142,15 @@ func (in *input) read(target []byte) (int, error) {
 		return 0, io.EOF
 	}
 	return in.n, nil
+}
+
+// more reads once more into the buffer if something is there, and says
+// errNothingYet if not.
+func (in *input) more() error {
+	in.noWait = true
+	err := in.fill(false)
+	in.noWait = false
+	return err
 }
 
 // fill reads once more into the buffer. midway says that the peer owes the rest

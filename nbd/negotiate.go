@@ -105,8 +105,7 @@ func (n *negotiation) option(ctx context.Context, option uint32, data []byte) er
 
 // reply sends an option reply without data, or an error with a text.
 func (n *negotiation) reply(option, kind uint32, format string, args ...any) error {
-	text := fmt.Sprintf(format, args...)
-	return n.replyData(option, kind, []byte(text))
+	return n.replyData(option, kind, []byte(cutString(fmt.Sprintf(format, args...), maxNameBytes)))
 }
 
 func (n *negotiation) replyData(option, kind uint32, data []byte) error {

@@ -11,7 +11,7 @@ import (
 const (
 	maxOptions     = 32       // options of one handshake
 	maxOptionBytes = 64 << 10 // data of one option
-	maxNameBytes   = 4096     // proto.md, "String values"
+	maxNameBytes   = 4096     // of any string; proto.md, "String values"
 	maxQueries     = 32       // of one meta context option
 )
 
@@ -119,6 +119,17 @@ func checkString(s, what string) error {
 		return fmt.Errorf("%s is not valid UTF-8", what)
 	}
 	return nil
+}
+
+// cutString shortens s to at most n bytes without cutting a character in two.
+func cutString(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }
 
 // The one meta context there is.

@@ -31,6 +31,9 @@ type output struct {
 	// none is under way.
 	waiting atomic.Int64
 	clock   *atomic.Int64
+	// unread is what the peer had not taken when the watchdog, whose it is, last
+	// looked.
+	unread int
 }
 
 func newOutput(nc net.Conn, clock *atomic.Int64) *output {
@@ -62,6 +65,12 @@ func newOutput(nc net.Conn, clock *atomic.Int64) *output {
 func (out *output) write(vecs [][]byte) error {
 	out.mu.Lock()
 	defer out.mu.Unlock()
+	return out.writeLocked(vecs)
+}
+
+// writeLocked is write for a reply that goes out in several pieces, with mu
+// held from the first to the last.
+func (out *output) writeLocked(vecs [][]byte) error {
 	if out.err != nil {
 		return out.err
 	}
@@ -113,6 +122,22 @@ func (out *output) writeOnce(fd int) (int, error) {
 		return 0, io.ErrUnexpectedEOF
 	}
 	return int(n), nil
+}
+
+// noteProgress is called by the watchdog while a write waits. A socket becomes
+// writable again only when much of its buffer is free, so a slow peer may take
+// bytes for a long time before the write goes on: that is progress too.
+func (out *output) noteProgress() {
+	since := out.waiting.Load()
+	if since == 0 || out.raw == nil {
+		return
+	}
+	unread := out.unread
+	_ = out.raw.Control(func(fd uintptr) { unread, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+	if unread != out.unread {
+		out.waiting.CompareAndSwap(since, out.clock.Load())
+	}
+	out.unread = unread
 }
 
 // advance drops n written bytes from pending.

@@ -36,19 +36,23 @@ func (f format) readPrefix() int {
 	}
 }
 
-// chunk appends a reply chunk header with room for length bytes of payload, of
-// which the caller writes the first inline ones itself. Only for structured and
-// extended formats. The chunk is the last one of its reply.
-func (f format) chunk(dst []byte, c *command, kind uint16, length int, inline int) (hdr, payload []byte) {
+// chunk appends the header of a reply chunk with length bytes of payload, and
+// room for the first inline ones of them, which the caller writes. Only for
+// structured and extended formats.
+func (f format) chunk(dst []byte, c *command, kind uint16, length, inline int, last bool) (hdr, payload []byte) {
+	flags := uint16(0)
+	if last {
+		flags = replyFlagDone
+	}
 	if f.extended {
 		n := len(dst)
 		dst = dst[:n+extendedReplySize+inline]
-		putExtendedReply(dst[n:], replyFlagDone, kind, c.Cookie, c.Offset, uint64(length))
+		putExtendedReply(dst[n:], flags, kind, c.Cookie, c.Offset, uint64(length))
 		return dst, dst[n+extendedReplySize:]
 	}
 	n := len(dst)
 	dst = dst[:n+structuredReplySize+inline]
-	putStructuredReply(dst[n:], replyFlagDone, kind, c.Cookie, uint32(length))
+	putStructuredReply(dst[n:], flags, kind, c.Cookie, uint32(length))
 	return dst, dst[n+structuredReplySize:]
 }
 
@@ -59,16 +63,22 @@ func (f format) readHeader(dst []byte, c *command) []byte {
 		putSimpleReply(dst[len(dst)-simpleReplySize:], 0, c.Cookie)
 		return dst
 	}
-	dst, payload := f.chunk(dst, c, replyOffsetData, offsetDataPrefixSize+int(c.Length), offsetDataPrefixSize)
-	binary.BigEndian.PutUint64(payload, c.Offset)
+	return f.dataHeader(dst, c, c.Offset, int(c.Length), true)
+}
+
+// dataHeader appends what precedes the data of a chunk of a read, of length
+// bytes at offset.
+func (f format) dataHeader(dst []byte, c *command, offset uint64, length int, last bool) []byte {
+	dst, payload := f.chunk(dst, c, replyOffsetData, offsetDataPrefixSize+length, offsetDataPrefixSize, last)
+	binary.BigEndian.PutUint64(payload, offset)
 	return dst
 }
 
-// hole appends the reply to a read of nothing but unallocated space.
-func (f format) hole(dst []byte, c *command) []byte {
-	dst, payload := f.chunk(dst, c, replyOffsetHole, offsetHoleSize, offsetHoleSize)
-	binary.BigEndian.PutUint64(payload, c.Offset)
-	binary.BigEndian.PutUint32(payload[8:], uint32(c.Length))
+// hole appends a chunk of a read that is nothing but unallocated space.
+func (f format) hole(dst []byte, c *command, offset uint64, length int, last bool) []byte {
+	dst, payload := f.chunk(dst, c, replyOffsetHole, offsetHoleSize, offsetHoleSize, last)
+	binary.BigEndian.PutUint64(payload, offset)
+	binary.BigEndian.PutUint32(payload[8:], uint32(length))
 	return dst
 }
 
@@ -78,15 +88,14 @@ func (f format) status(dst []byte, c *command, err error) []byte {
 	errno := errnoOf(c.Type, err)
 	switch {
 	case err != nil && (f.extended || (f.structured && (c.Type == cmdRead || c.Type == cmdBlockStatus))):
-		text := err.Error()
-		text = text[:min(len(text), replyMargin-extendedReplySize-6)]
-		dst, payload := f.chunk(dst, c, replyError, 6+len(text), 6+len(text))
+		text := cutString(err.Error(), replyMargin-extendedReplySize-6)
+		dst, payload := f.chunk(dst, c, replyError, 6+len(text), 6+len(text), true)
 		binary.BigEndian.PutUint32(payload, errno)
 		binary.BigEndian.PutUint16(payload[4:], uint16(len(text)))
 		copy(payload[6:], text)
 		return dst
 	case f.extended, f.structured && c.Type == cmdRead:
-		dst, _ := f.chunk(dst, c, replyNone, 0, 0)
+		dst, _ := f.chunk(dst, c, replyNone, 0, 0, true)
 		return dst
 	default:
 		dst = dst[:len(dst)+simpleReplySize]

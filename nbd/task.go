@@ -46,7 +46,7 @@ func (t *task) appendReply(vecs [][]byte) [][]byte {
 	case cmd.Type != cmdRead:
 		return append(vecs, f.status(header, cmd, nil))
 	case r.Hole && (f.structured || f.extended):
-		return append(vecs, f.hole(header, cmd))
+		return append(vecs, f.hole(header, cmd, cmd.Offset, int(cmd.Length), true))
 	default:
 		return append(vecs, f.readHeader(header, cmd), r.Data)
 	}

@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,8 +15,6 @@ const (
 	// bufferedWrite is the largest write whose payload is served from the read
 	// buffer; a larger one goes into a buffer of its own without passing there.
 	bufferedWrite = 16 << 10
-	// cacheBytes bounds what one CACHE command reads ahead.
-	cacheBytes = 32 << 20
 )
 
 // errDisconnect: the client said goodbye.
@@ -23,37 +22,48 @@ var errDisconnect = errors.New("client disconnected")
 
 // transmit serves commands until the client leaves or Shutdown says stop.
 //
-// Everything that one read brought is served before the replies go out
-// together, and nothing is held back while the reader waits for anything.
+// Everything that is there is served before the replies go out together, and
+// nothing is held back while the reader waits for anything.
 func (c *conn) transmit() error {
 	for {
-		for {
-			cmd, complete, err := c.next()
-			if err != nil {
-				_ = c.send()
-				return err
+		served, err := c.serveBuffered()
+		if err == nil && served > 1 {
+			// A client with a pipeline has probably sent more meanwhile: one
+			// larger batch is cheaper, for both sides, than two.
+			if err = c.in.more(); err == nil {
+				continue
 			}
-			if !complete {
-				break
-			}
-			if err := c.serve(&cmd); err != nil {
-				_ = c.send()
-				if err == errDisconnect {
-					return nil
-				}
-				return err
+			if err == errNothingYet {
+				err = nil
 			}
 		}
-		if err := c.send(); err != nil {
+		if sendErr := c.send(); err == nil {
+			err = sendErr
+		}
+		if err == nil {
+			err = c.in.fill(len(c.in.bytes()) > 0)
+		}
+		switch {
+		case err == nil:
+		case err == errDisconnect, c.draining.Load() && errors.Is(err, os.ErrDeadlineExceeded):
+			return nil
+		default:
 			return err
 		}
-		err := c.in.fill(len(c.in.bytes()) > 0)
-		if err != nil {
-			if c.draining.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
-				return nil
-			}
-			return err
+	}
+}
+
+// serveBuffered serves the complete commands in the read buffer.
+func (c *conn) serveBuffered() (served int, err error) {
+	for {
+		cmd, complete, err := c.next()
+		if err != nil || !complete {
+			return served, err
 		}
+		if err := c.serve(&cmd); err != nil {
+			return served, err
+		}
+		served++
 	}
 }
 
@@ -145,7 +155,11 @@ func (c *conn) submit(cmd *command, buffer *gateway.Buffer, data []byte) {
 }
 
 // buffer lends room for n bytes. While it has to wait, no reply is held back.
+// It fails once the client is gone: what was asked is not worth doing any more.
 func (c *conn) buffer(n int64) (*gateway.Buffer, error) {
+	if c.ctx.Err() != nil {
+		return nil, context.Cause(c.ctx)
+	}
 	if b := c.handle.TryBuffer(n); b != nil {
 		return b, nil
 	}
@@ -182,7 +196,10 @@ func (c *conn) answer(cmd *command, err error) error {
 // joins it, or submits it.
 func (c *conn) read(cmd *command) error {
 	n := int(cmd.Length)
-	if n > arenaRead {
+	switch {
+	case n > gateway.MaxBuffer:
+		return c.readPieces(cmd)
+	case n > arenaRead:
 		return c.readLarge(cmd)
 	}
 	prefix := c.format.readPrefix()
@@ -202,7 +219,7 @@ func (c *conn) read(cmd *command) error {
 	case c.inline.Err != nil || n == 0:
 		return c.answer(cmd, c.inline.Err)
 	case c.inline.Hole && prefix > simpleReplySize:
-		c.batch.commit(len(c.format.hole(tail, cmd)))
+		c.batch.commit(len(c.format.hole(tail, cmd, cmd.Offset, n, true)))
 	default:
 		c.format.readHeader(tail, cmd)
 		c.batch.commit(prefix + n)
@@ -227,7 +244,7 @@ func (c *conn) readLarge(cmd *command) error {
 		return c.answer(cmd, c.inline.Err)
 	}
 	if c.inline.Hole && (c.format.structured || c.format.extended) {
-		c.batch.attach(buf, c.format.hole(buf.Head[:0], cmd), nil)
+		c.batch.attach(buf, c.format.hole(buf.Head[:0], cmd, cmd.Offset, n, true), nil)
 	} else {
 		c.batch.attach(buf, c.format.readHeader(buf.Head[:0], cmd), buf.Data[:n])
 	}
@@ -239,7 +256,11 @@ func (c *conn) readLarge(cmd *command) error {
 // buffer first; then inline or submitted.
 func (c *conn) write(cmd *command) error {
 	n := int(cmd.Length)
-	if n > bufferedWrite {
+	c.in.bulk = n > bufferedWrite
+	switch {
+	case n > gateway.MaxBuffer:
+		return c.writePieces(cmd)
+	case c.in.bulk:
 		return c.writeLarge(cmd)
 	}
 	payload := c.in.bytes()[:n]
@@ -294,27 +315,6 @@ func (c *conn) change(cmd *command) error {
 		c.submit(cmd, buf, nil)
 	}
 	return err
-}
-
-// cache reads the range ahead and drops it: what the backend cached on the way
-// is the gain. At most cacheBytes, since the command is a hint.
-func (c *conn) cache(cmd *command) error {
-	if cmd.Length == 0 {
-		return c.answer(cmd, nil)
-	}
-	n := min(cmd.length(), cacheBytes)
-	buf, err := c.buffer(n)
-	if err != nil {
-		return err
-	}
-	if size := c.handle.Info().Size; cmd.offset() > size || cmd.length() > size-cmd.offset() {
-		buf.Release()
-		return c.answer(cmd, &wireError{errnoInval, "cache past the end of the volume"})
-	}
-	c.prepareInline(cmd, nil)
-	c.inline.Len = n
-	c.submit(cmd, buf, buf.Data[:n])
-	return nil
 }
 
 // sendIfFull keeps the client from waiting for its first reply until the last

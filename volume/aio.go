@@ -39,7 +39,7 @@ func (v *Volume) Submit(r *Request) {
 		r.Done.RequestDone(r)
 		return
 	}
-	if err := v.check(r); err != nil || v.nothingToDo(r) {
+	if err := v.checkData(r); err != nil || v.nothingToDo(r) {
 		r.Err = err
 		v.leave()
 		r.Done.RequestDone(r)

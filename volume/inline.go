@@ -22,7 +22,7 @@ func (v *Volume) Try(r *Request) bool {
 }
 
 func (v *Volume) try(r *Request) bool {
-	if r.Err = v.check(r); r.Err != nil || v.nothingToDo(r) {
+	if r.Err = v.checkData(r); r.Err != nil || v.nothingToDo(r) {
 		return true
 	}
 	op := &r.first.op

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"math"
 	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
@@ -89,6 +90,14 @@ func (l *Limits) Release(n int64) {
 	l.parent.Release(n)
 	l.bytes.Release(l.charge(n))
 	l.requests.Release(1)
+}
+
+// Free returns the bytes that are left here and in every parent.
+func (l *Limits) Free() int64 {
+	if l == nil {
+		return math.MaxInt64
+	}
+	return min(max(0, l.maxBytes-l.usedBytes.Load()), l.parent.Free())
 }
 
 // InFlight returns the requests and bytes that are out now.

@@ -143,15 +143,21 @@ func (v *Volume) Resize(size int64) {
 	}
 }
 
-// check holds a request against the volume's bounds.
-func (v *Volume) check(r *Request) error {
+// checkData is Check, and that the data is as long as the request says.
+func (v *Volume) checkData(r *Request) error {
+	if (r.Op == backend.OpRead || r.Op == backend.OpWrite) && int64(len(r.Data)) != r.Len {
+		return fmt.Errorf("%w: %d bytes of room for a %v of %d", backend.ErrInvalid, len(r.Data), r.Op, r.Len)
+	}
+	return v.Check(r)
+}
+
+// Check holds a request against the volume's bounds and rules, without its
+// data: for front ends that serve it in pieces and must refuse it as a whole.
+func (v *Volume) Check(r *Request) error {
 	switch r.Op {
 	case backend.OpFlush:
 		return nil
 	case backend.OpRead, backend.OpWrite:
-		if int64(len(r.Data)) != r.Len {
-			return fmt.Errorf("%w: %d bytes of room for a %v of %d", backend.ErrInvalid, len(r.Data), r.Op, r.Len)
-		}
 	case backend.OpZero:
 		if r.Flags.Has(backend.FlagNoHole | backend.FlagFastZero) {
 			// Keeping the space means writing zeros, which is never fast.

@@ -44,6 +44,7 @@ func BenchmarkTry(b *testing.B) {
 			op := &backend.Op{Kind: bench.kind, Volume: 1, Len: bench.size, Data: make([]byte, bench.size)}
 			b.SetBytes(bench.size)
 			b.ReportAllocs()
+			b.ResetTimer()
 			for i := range int64(b.N) {
 				at := i * 7919 * 4096 % (chunks * chunkSize)
 				op.Chunk = backend.ChunkRef{ID: backend.ChunkID(at / chunkSize), Size: chunkSize}
