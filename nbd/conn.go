@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/opencurve/curve-nbd/gateway"
 	"github.com/opencurve/curve-nbd/volume"
 )
@@ -50,7 +52,31 @@ func newConn(s *Server, nc net.Conn) *conn {
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.writer.conn = c
+	growSendBuffer(nc)
 	return c
+}
+
+// sendBuffer is what the socket may hold of replies: a large read then goes out
+// in one system call, without waiting for the client in between.
+const sendBuffer = 1 << 20
+
+// growSendBuffer asks for it on unix sockets, whose default is a fifth of that;
+// TCP grows by itself. Beyond the system's limit it takes privileges, and
+// without them we take what we get.
+func growSendBuffer(nc net.Conn) {
+	unixConn, ok := nc.(*net.UnixConn)
+	if !ok {
+		return
+	}
+	raw, err := unixConn.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer) != nil {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
+		}
+	})
 }
 
 // run serves the connection from greeting to close.

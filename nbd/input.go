@@ -35,12 +35,16 @@ type input struct {
 
 	// bulk: the last request was a large write, so more of them are likely.
 	bulk bool
+	// lone: the last request came alone, so the client waits for its reply.
+	lone bool
+	poll busyPoll
 
 	// Arguments and results of readReady, which is made once so that reading
 	// does not allocate.
 	readReady func(fd uintptr) bool
 	target    []byte // nil: the buffer
 	noWait    bool
+	slept     bool
 	n         int
 	err       error
 
@@ -57,7 +61,7 @@ func newInput(nc net.Conn, clock *atomic.Int64) *input {
 		in.raw, _ = sc.SyscallConn()
 	}
 	in.readReady = func(fd uintptr) bool {
-		for {
+		for spins := 0; ; {
 			target := in.target
 			if target == nil {
 				target = in.space()
@@ -71,6 +75,11 @@ func newInput(nc net.Conn, clock *atomic.Int64) *input {
 					in.err = errNothingYet
 					return true
 				}
+				if spins < in.spins() {
+					spins++
+					continue
+				}
+				in.slept = true
 				if in.target == nil && in.r == in.w {
 					in.free()
 				}
@@ -166,9 +175,25 @@ func (in *input) fill(midway bool) error {
 		in.waiting.Store(in.clock.Load())
 		defer in.waiting.Store(0)
 	}
+	in.slept = false
 	n, err := in.read(nil)
 	in.w += n
+	if in.lone && !in.noWait {
+		in.poll.learn(!in.slept)
+	}
 	return err
+}
+
+// spins is how often the read that is under way may be tried again at once.
+func (in *input) spins() int {
+	switch {
+	case in.target != nil:
+		return payloadSpins
+	case in.lone:
+		return in.poll.nextSpins()
+	default:
+		return 0
+	}
 }
 
 // need makes sure that at least n bytes (n <= inputSize) are there.
