@@ -192,6 +192,13 @@ func (w *writer) finish(t *task) {
 	w.wake.Signal()
 }
 
+// drop forgets a task that the reader answers itself.
+func (w *writer) drop() {
+	w.mu.Lock()
+	w.inFlight--
+	w.mu.Unlock()
+}
+
 // run sends what has finished, together, until closed and idle.
 func (w *writer) run() {
 	var tasks []*task

@@ -112,6 +112,7 @@ type batch struct {
 	run, used int
 	vecs      [][]byte
 	held      []*gateway.Buffer
+	tasks     []*task
 	bytes     int
 }
 
@@ -139,6 +140,18 @@ func (b *batch) attach(buf *gateway.Buffer, header, data []byte) {
 	b.bytes += len(header) + len(data)
 }
 
+// attachTask adds the reply of a complete task, and keeps the task until the
+// batch is sent.
+func (b *batch) attachTask(t *task) {
+	b.closeRun()
+	first := len(b.vecs)
+	b.vecs = t.appendReply(b.vecs)
+	for _, v := range b.vecs[first:] {
+		b.bytes += len(v)
+	}
+	b.tasks = append(b.tasks, t)
+}
+
 func (b *batch) closeRun() {
 	if b.used > b.run {
 		b.vecs = append(b.vecs, b.arena.Data[b.run:b.used])
@@ -152,8 +165,12 @@ func (b *batch) reset() {
 		buf.Release()
 		b.held[i] = nil
 	}
+	for i, t := range b.tasks {
+		t.release()
+		b.tasks[i] = nil
+	}
 	clear(b.vecs)
-	b.held, b.vecs = b.held[:0], b.vecs[:0]
+	b.held, b.tasks, b.vecs = b.held[:0], b.tasks[:0], b.vecs[:0]
 	if b.arena != nil {
 		b.arena.Release()
 		b.arena = nil

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencurve/curve-nbd/backend"
@@ -17,6 +18,8 @@ type task struct {
 	request volume.Request
 	buffer  *gateway.Buffer
 	began   time.Time
+	// stage is where the task is between its Submit and its completion.
+	stage atomic.Int32
 	// extents is the answer to BLOCK_STATUS.
 	extents []backend.Extent
 	header  [extendedReplySize + 16]byte
@@ -27,12 +30,25 @@ var tasks = sync.Pool{New: func() any { return new(task) }}
 func (c *conn) newTask(cmd *command, buffer *gateway.Buffer) *task {
 	t := tasks.Get().(*task)
 	t.conn, t.command, t.buffer, t.began = c, *cmd, buffer, time.Now()
+	t.stage.Store(taskSubmitting)
 	c.writer.begin()
 	return t
 }
 
+// Stages of a task. Who comes second, the completion or the reader that returns
+// from Submit, sees that by a failed exchange.
+const (
+	taskSubmitting int32 = iota
+	taskAway             // the reader went on: the writer answers
+	taskDone             // complete before Submit returned: the reader answers
+)
+
 // RequestDone implements volume.Completer.
-func (t *task) RequestDone(*volume.Request) { t.conn.writer.finish(t) }
+func (t *task) RequestDone(*volume.Request) {
+	if !t.stage.CompareAndSwap(taskSubmitting, taskDone) {
+		t.conn.writer.finish(t)
+	}
+}
 
 // appendReply appends what is to be written.
 func (t *task) appendReply(vecs [][]byte) [][]byte {

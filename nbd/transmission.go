@@ -144,15 +144,22 @@ func (c *conn) prepareInline(cmd *command, data []byte) {
 	r.Off, r.Len, r.Data = cmd.offset(), cmd.length(), data
 }
 
-// submit sends cmd through the volume's queues; its reply comes from the
-// writer. Inline must have been prepared for it.
-func (c *conn) submit(cmd *command, buffer *gateway.Buffer, data []byte) {
+// submit sends cmd through the volume's queues. Its reply comes from the
+// writer, or joins the batch if it is complete at once. The reader's inline
+// request must have been prepared for it.
+func (c *conn) submit(cmd *command, buffer *gateway.Buffer, data []byte) error {
 	t := c.newTask(cmd, buffer)
 	r := &t.request
 	r.Op, r.Flags, r.Off, r.Len, r.Data = c.inline.Op, c.inline.Flags, c.inline.Off, c.inline.Len, data
 	r.Paid(&c.inline)
 	r.Done = t
 	c.handle.Submit(r)
+	if t.stage.CompareAndSwap(taskSubmitting, taskAway) {
+		return nil
+	}
+	c.writer.drop()
+	c.batch.attachTask(t)
+	return c.sendIfFull()
 }
 
 // buffer lends room for n bytes. While it has to wait, no reply is held back.
@@ -211,10 +218,10 @@ func (c *conn) read(cmd *command) error {
 	c.prepareInline(cmd, tail[prefix:prefix+n])
 	if !c.handle.Try(&c.inline) {
 		buf, err := c.buffer(int64(n))
-		if err == nil {
-			c.submit(cmd, buf, buf.Data[:n])
+		if err != nil {
+			return err
 		}
-		return err
+		return c.submit(cmd, buf, buf.Data[:n])
 	}
 	switch {
 	case c.inline.Err != nil || n == 0:
@@ -237,8 +244,7 @@ func (c *conn) readLarge(cmd *command) error {
 	}
 	c.prepareInline(cmd, buf.Data[:n])
 	if !c.handle.Try(&c.inline) {
-		c.submit(cmd, buf, buf.Data[:n])
-		return nil
+		return c.submit(cmd, buf, buf.Data[:n])
 	}
 	if c.inline.Err != nil {
 		buf.Release()
@@ -276,8 +282,7 @@ func (c *conn) write(cmd *command) error {
 	}
 	copy(buf.Data, payload)
 	c.in.skip(n)
-	c.submit(cmd, buf, buf.Data[:n])
-	return nil
+	return c.submit(cmd, buf, buf.Data[:n])
 }
 
 func (c *conn) writeLarge(cmd *command) error {
@@ -297,9 +302,11 @@ func (c *conn) writeLarge(cmd *command) error {
 		return err
 	}
 	c.prepareInline(cmd, buf.Data[:n])
-	if !c.handle.Try(&c.inline) {
-		c.submit(cmd, buf, buf.Data[:n])
-		return nil
+	// When the client has sent more already, the store copies this payload while
+	// we fetch the next.
+	pipelined := len(c.in.bytes()) > 0 || c.in.more() == nil
+	if pipelined || !c.handle.Try(&c.inline) {
+		return c.submit(cmd, buf, buf.Data[:n])
 	}
 	buf.Release()
 	return c.answer(cmd, c.inline.Err)
@@ -312,10 +319,10 @@ func (c *conn) change(cmd *command) error {
 		return c.answer(cmd, c.inline.Err)
 	}
 	buf, err := c.buffer(0)
-	if err == nil {
-		c.submit(cmd, buf, nil)
+	if err != nil {
+		return err
 	}
-	return err
+	return c.submit(cmd, buf, nil)
 }
 
 // sendIfFull keeps the client from waiting for its first reply until the last
