@@ -3,6 +3,8 @@ package chunkstore_test
 import (
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/backend/chunkstore"
 )
@@ -24,8 +26,21 @@ type wakeup chan struct{}
 
 func (w wakeup) OpDone(*backend.Op) { w <- struct{}{} }
 
+// readsWithoutWaiting says whether the tests' directory is on a file system that
+// has RWF_NOWAIT; tmpfs, for one, has not, so that Try declines what it would
+// have to read.
+func readsWithoutWaiting(t *testing.T) bool {
+	t.Helper()
+	var fs unix.Statfs_t
+	if err := unix.Statfs(t.TempDir(), &fs); err != nil {
+		t.Fatal(err)
+	}
+	return fs.Type != unix.TMPFS_MAGIC
+}
+
 func TestOperationsAllocateNothing(t *testing.T) {
 	s := openOnDisk(t)
+	canRead := readsWithoutWaiting(t)
 	ref := backend.ChunkRef{ID: 1, Size: backend.DefaultChunkSize}
 	done := make(wakeup, 1)
 	for _, tc := range []struct {
@@ -61,7 +76,8 @@ func TestOperationsAllocateNothing(t *testing.T) {
 			if n := testing.AllocsPerRun(100, submit); n != 0 {
 				t.Errorf("Submit allocates %v times", n)
 			}
-			if !tc.inline {
+			reads := tc.kind == backend.OpRead || tc.length%backend.ChecksumBlock != 0
+			if !tc.inline || (reads && tc.name != "read of a missing chunk" && !canRead) {
 				return
 			}
 			if n := testing.AllocsPerRun(100, func() {
