@@ -73,7 +73,7 @@ func (g Geometry) Validate() error {
 	switch {
 	case g.BlockSize != 512 && g.BlockSize != 4096:
 		return bad("block size %d: use 512 or 4096", g.BlockSize)
-	case !powerOfTwo(g.ChunkSize) || g.ChunkSize < MinChunkSize || g.ChunkSize > MaxChunkSize:
+	case !ValidChunkSize(g.ChunkSize):
 		return bad("chunk size %d: use a power of two from %d to %d", g.ChunkSize, MinChunkSize, MaxChunkSize)
 	case !powerOfTwo(g.SegmentSize) || g.SegmentSize < g.ChunkSize || g.SegmentSize > MaxSegmentSize:
 		return bad("segment size %d: use a power of two from the chunk size (%d) to %d", g.SegmentSize, g.ChunkSize, int64(MaxSegmentSize))

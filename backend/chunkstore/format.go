@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
-	"math/bits"
 
 	"github.com/opencurve/curve-nbd/backend"
 )
@@ -117,10 +116,6 @@ func layoutOf(chunkSize int64) layout {
 
 func alignUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
-func validChunkSize(n int64) bool {
-	return n >= backend.MinChunkSize && n <= backend.MaxChunkSize && bits.OnesCount64(uint64(n)) == 1
-}
-
 // header is the decoded form of a header or a seal.
 type header struct {
 	mark     uint32
@@ -167,7 +162,7 @@ func decodeHeader(src *[sectorSize]byte, magic string) (header, error) {
 	switch {
 	case !isZero(src[headerReserved:headerSumOff]):
 		return header{}, fmt.Errorf("%w: chunk header has data in its reserved bytes", backend.ErrChecksum)
-	case !validChunkSize(h.size):
+	case !backend.ValidChunkSize(h.size):
 		return header{}, fmt.Errorf("%w: chunk header gives a chunk size of %d", backend.ErrChecksum, h.size)
 	case magic == headerMagic && h.mark != markDirty && h.mark != markClean,
 		magic == sealMagic && h.mark != markNone:

@@ -248,7 +248,7 @@ func (s *Store) Extents(ctx context.Context, vol backend.VolumeID, ref backend.C
 		return dst, err
 	}
 	defer s.gate.RUnlock()
-	if err := checkRange(ref, off, length); err != nil {
+	if err := ref.CheckRange(off, length); err != nil {
 		return dst, err
 	}
 	c, err := s.lockForRead(ref, vol)

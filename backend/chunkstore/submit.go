@@ -1,14 +1,12 @@
 package chunkstore
 
 import (
-	"fmt"
-
 	"github.com/opencurve/curve-nbd/backend"
 )
 
 // Submit implements backend.Chunks.
 func (s *Store) Submit(op *backend.Op) {
-	if err := checkOp(op); err != nil {
+	if err := op.Check(); err != nil {
 		s.finish(op, err)
 		return
 	}
@@ -29,43 +27,6 @@ func (s *Store) Submit(op *backend.Op) {
 		s.writers[h%uint32(len(s.writers))] <- op
 	}
 	s.gate.RUnlock()
-}
-
-// checkOp is the boundary: what passes it keeps every rule of backend.Op.
-func checkOp(op *backend.Op) error {
-	if op.Kind == backend.OpFlush {
-		return nil
-	}
-	if err := checkRange(op.Chunk, op.Off, op.Len); err != nil {
-		return err
-	}
-	switch op.Kind {
-	case backend.OpRead, backend.OpWrite:
-		if op.Len != int64(len(op.Data)) {
-			return fmt.Errorf("%w: %v of %d bytes with a buffer of %d", backend.ErrInvalid, op.Kind, op.Len, len(op.Data))
-		}
-	case backend.OpZero:
-		if op.Flags.Has(backend.FlagNoHole | backend.FlagFastZero) {
-			return fmt.Errorf("%w: zeroing fast and keeping the space: the zeros must be written", backend.ErrNotSupported)
-		}
-	case backend.OpTrim:
-	default:
-		return fmt.Errorf("%w: operation kind %d", backend.ErrInvalid, op.Kind)
-	}
-	return nil
-}
-
-func checkRange(ref backend.ChunkRef, off, length int64) error {
-	switch {
-	case !validChunkSize(ref.Size):
-		return fmt.Errorf("%w: chunk size %d: use a power of two from %d to %d",
-			backend.ErrInvalid, ref.Size, backend.MinChunkSize, backend.MaxChunkSize)
-	case off < 0 || length < 0 || off > ref.Size || length > ref.Size-off:
-		return fmt.Errorf("%w: %d bytes at %d of a chunk of %d", backend.ErrInvalid, length, off, ref.Size)
-	case (off|length)%sectorSize != 0:
-		return fmt.Errorf("%w: %d bytes at %d: use multiples of %d", backend.ErrInvalid, length, off, sectorSize)
-	}
-	return nil
 }
 
 // finish completes a submitted operation. Nothing touches op afterwards.

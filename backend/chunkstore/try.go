@@ -10,7 +10,7 @@ import (
 // of cached blocks and of holes, writes into a chunk that carries its dirty
 // mark, flushes with nothing to flush.
 func (s *Store) Try(op *backend.Op) bool {
-	if err := checkOp(op); err != nil {
+	if err := op.Check(); err != nil {
 		return s.tried(op, err)
 	}
 	if s.closed.Load() {

@@ -1,7 +1,6 @@
 package chunkstore
 
 import (
-	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -11,7 +10,7 @@ import (
 // volume is what the store remembers of a volume while it is open.
 type volume struct {
 	id    backend.VolumeID
-	epoch atomic.Uint64
+	fence backend.Fence
 
 	// mu guards the fields below. Never held across IO.
 	mu sync.Mutex
@@ -31,19 +30,7 @@ type volume struct {
 }
 
 // admit raises the volume's epoch, or refuses an older one.
-func (v *volume) admit(epoch backend.Epoch) error {
-	for {
-		seen := v.epoch.Load()
-		switch {
-		case uint64(epoch) == seen:
-			return nil
-		case uint64(epoch) < seen:
-			return fmt.Errorf("%w: %v is at epoch %d, the operation at %d", backend.ErrStaleEpoch, v.id, seen, epoch)
-		case v.epoch.CompareAndSwap(seen, uint64(epoch)):
-			return nil
-		}
-	}
-}
+func (v *volume) admit(epoch backend.Epoch) error { return v.fence.Admit(v.id, epoch) }
 
 // push adds c to the unflushed chunks. Caller holds c.mu and has set c.queued.
 func (v *volume) push(c *chunk) {

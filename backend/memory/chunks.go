@@ -3,7 +3,6 @@ package memory
 import (
 	"context"
 	"fmt"
-	"math/bits"
 	"sync"
 	"sync/atomic"
 
@@ -14,7 +13,6 @@ const (
 	blockSize     = backend.ChecksumBlock
 	pageSize      = 64 << 10
 	blocksPerPage = pageSize / blockSize
-	sectorSize    = 512
 
 	// shardCount is a power of two, large enough that lookups rarely meet.
 	shardCount = 64
@@ -108,7 +106,7 @@ func (m *Chunks) Submit(op *backend.Op) {
 }
 
 func (m *Chunks) do(op *backend.Op) error {
-	if err := checkOp(op); err != nil {
+	if err := op.Check(); err != nil {
 		return err
 	}
 	if m.closed.Load() {
@@ -295,7 +293,7 @@ func (m *Chunks) Extents(ctx context.Context, vol backend.VolumeID, ref backend.
 	if err := m.use(ctx); err != nil {
 		return dst, err
 	}
-	if err := checkRange(ref, off, length); err != nil {
+	if err := ref.CheckRange(off, length); err != nil {
 		return dst, err
 	}
 	c := m.lookup(ref.ID)
@@ -386,5 +384,3 @@ func (m *Chunks) use(ctx context.Context) error {
 	}
 	return ctx.Err()
 }
-
-func powerOfTwo(n int64) bool { return bits.OnesCount64(uint64(n)) == 1 }
