@@ -136,7 +136,9 @@ type Meta interface {
 	PurgeVolume(ctx context.Context, id VolumeID) ([]Segment, error)
 	PurgeDone(ctx context.Context, id VolumeID) error
 
-	// OpenVolume gives owner the volume under a new epoch. ErrBusy, naming the
+	// OpenVolume gives owner the volume under a new epoch; one more sharer joins
+	// the epoch of those that have it open, so that they do not fence each
+	// other. ErrBusy, naming the
 	// holder, when it is open in a mode that excludes this one; the same owner
 	// may open again, which fences its earlier epoch (a gateway that crashed).
 	OpenVolume(ctx context.Context, name, owner string, mode OpenMode) (Lease, error)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
 	"github.com/opencurve/curve-nbd/backend"
@@ -41,6 +42,8 @@ type Options struct {
 	Chunks chunkstore.Options
 	// Log is slog.Default() by default.
 	Log *slog.Logger
+	// Metrics gets the chunk store's counters; nil for none.
+	Metrics prometheus.Registerer
 }
 
 // Backend is an open data directory, or its like in RAM.
@@ -99,6 +102,12 @@ func Open(dir string, opts Options) (_ *Backend, err error) {
 		return nil, fmt.Errorf("data directory %s: chunks: %w", dir, err)
 	}
 	opened = append(opened, chunks.Close)
+
+	if opts.Metrics != nil {
+		if err := opts.Metrics.Register(chunks); err != nil {
+			return nil, err
+		}
+	}
 
 	b := newBackend(m, chunks, opts)
 	b.dir = d

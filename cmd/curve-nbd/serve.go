@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
@@ -125,7 +126,7 @@ func serve(ctx *cli.Context) (err error) {
 	var running stopStack
 	defer func() { err = errors.Join(err, running.stop(log)) }()
 
-	store, err := openBackend(ctx, log)
+	store, err := openBackend(ctx, log, opts.metrics)
 	if err != nil {
 		return err
 	}
@@ -165,8 +166,8 @@ type store interface {
 	Close() error
 }
 
-func openBackend(ctx *cli.Context, log *slog.Logger) (store, error) {
-	opts := embedded.Options{Log: log, RecycleKeep: ctx.Duration("recycle-keep")}
+func openBackend(ctx *cli.Context, log *slog.Logger, metrics prometheus.Registerer) (store, error) {
+	opts := embedded.Options{Log: log, Metrics: metrics, RecycleKeep: ctx.Duration("recycle-keep")}
 	if opts.RecycleKeep == 0 {
 		opts.RecycleKeep = embedded.PurgeAtOnce
 	}
