@@ -107,9 +107,9 @@ func benchPlanOf(ctx *cli.Context) (benchPlan, error) {
 		if err != nil {
 			return p, err
 		}
-		if size%backend.DefaultBlockSize != 0 || size > gateway.ClientMaxBytes || size > p.size {
+		if size%backend.DefaultBlockSize != 0 || size > gateway.MaxBuffer || size > p.size {
 			return p, usagef("--block-size %s: use a multiple of %d, at most %s and at most --size",
-				text, backend.DefaultBlockSize, sizeText(gateway.ClientMaxBytes))
+				text, backend.DefaultBlockSize, sizeText(gateway.MaxBuffer))
 		}
 		p.blockSizes = append(p.blockSizes, size)
 	}

@@ -33,6 +33,7 @@ func TestBadInputOfClientCommands(t *testing.T) {
 		{"size overflows", "volume create v --size 99999999P", exitUsage, []string{"limit"}},
 		{"size no block multiple", "volume create v --size 1000", exitUsage, []string{"1000", "4096"}},
 		{"size missing", "volume create v", exitUsage, []string{"--size"}},
+		{"bench of requests too large", "bench --backend null --block-size 4M", exitUsage, []string{"4M", "1MiB"}},
 		{"block size", "volume create v --size 1M --block-size 1024", exitUsage, []string{"1024", "512 or 4096"}},
 		{"stripe without count", "volume create v --size 1M --stripe-unit 64K", exitUsage, []string{"stripe"}},
 		{"iops zero", "volume create v --size 1M --iops 0", exitUsage, []string{"--iops"}},
