@@ -35,9 +35,11 @@ type input struct {
 
 	// bulk: the last request was a large write, so more of them are likely.
 	bulk bool
-	// lone: the last request came alone, so the client waits for its reply.
-	lone bool
-	poll busyPoll
+	// lone: requests come one at a time, so the client waits for each reply;
+	// singles counts the batches in a row that were one request.
+	lone    bool
+	singles int
+	poll    busyPoll
 
 	// Arguments and results of readReady, which is made once so that reading
 	// does not allocate.
@@ -182,6 +184,17 @@ func (in *input) fill(midway bool) error {
 		in.poll.learn(!in.slept)
 	}
 	return err
+}
+
+// noteBatch takes the number of requests that were answered together.
+func (in *input) noteBatch(served int) {
+	switch {
+	case served == 1:
+		in.singles++
+	case served > 1:
+		in.singles = 0
+	}
+	in.lone = in.singles >= lonelySingles
 }
 
 // spins is how often the read that is under way may be tried again at once.

@@ -40,7 +40,7 @@ func (c *conn) transmit() error {
 		if sendErr := c.send(); err == nil {
 			err = sendErr
 		}
-		c.in.lone = served == 1
+		c.in.noteBatch(served)
 		if err == nil {
 			err = c.in.fill(len(c.in.bytes()) > 0)
 		}
