@@ -138,9 +138,9 @@ type Meta interface {
 
 	// OpenVolume gives owner the volume under a new epoch; one more sharer joins
 	// the epoch of those that have it open, so that they do not fence each
-	// other. ErrBusy, naming the
-	// holder, when it is open in a mode that excludes this one; the same owner
-	// may open again, which fences its earlier epoch (a gateway that crashed).
+	// other. ErrBusy, naming the holder, when it is open in a mode that excludes
+	// this one; the same owner may open again, which fences its earlier epoch
+	// (a gateway that crashed).
 	OpenVolume(ctx context.Context, name, owner string, mode OpenMode) (Lease, error)
 	// CloseVolume gives the lease back. ErrStaleEpoch when it was lost before.
 	CloseVolume(ctx context.Context, id VolumeID, epoch Epoch) error
