@@ -15,7 +15,9 @@ go vet "${packages[@]}"
 # Verbose, because otherwise go test keeps quiet about what was skipped; passes
 # are left out of what is shown.
 status=0
-go test -race -v -timeout "${TEST_TIMEOUT:-10m}" "${packages[@]}" 2>&1 |
+# -count=1: the end-to-end tests build the binary themselves, which the test cache
+# does not see.
+go test -race -v -count=1 -timeout "${TEST_TIMEOUT:-10m}" "${packages[@]}" 2>&1 |
   tee "$log" | { grep --line-buffered -vE '^ *(=== |--- PASS|PASS$)|no test files' || true; } || status=$?
 
 ok=$(grep -c '^ok ' "$log" || true)
