@@ -7,10 +7,11 @@ import (
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/backend/chunkstore"
+	"github.com/opencurve/curve-nbd/backend/disk"
 )
 
 func openOnDisk(tb testing.TB) *chunkstore.Store {
-	s, err := chunkstore.Open(chunkstore.OS(), tb.TempDir(), chunkstore.Options{Logger: quiet})
+	s, err := chunkstore.Open(disk.OS(), tb.TempDir(), chunkstore.Options{Logger: quiet})
 	if err != nil {
 		tb.Fatal(err)
 	}

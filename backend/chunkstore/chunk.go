@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/backend/disk"
 )
 
 // chunkState is where an open chunk stands between memory and disk:
@@ -47,7 +48,7 @@ type chunk struct {
 	mu sync.RWMutex
 
 	// Guarded by both.
-	file  File
+	file  disk.File
 	state chunkState
 	vol   *volume
 	// gone: put out of memory; whoever holds a pointer looks the chunk up again.

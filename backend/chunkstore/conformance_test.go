@@ -11,7 +11,8 @@ import (
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/backend/backendtest"
 	"github.com/opencurve/curve-nbd/backend/chunkstore"
-	"github.com/opencurve/curve-nbd/backend/chunkstore/crashfs"
+	"github.com/opencurve/curve-nbd/backend/disk"
+	"github.com/opencurve/curve-nbd/backend/disk/crashfs"
 )
 
 func TestMain(m *testing.M) {
@@ -24,7 +25,7 @@ var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
 func TestConformanceOnDisk(t *testing.T) {
 	backendtest.TestChunks(t, func(t *testing.T) backend.Chunks {
-		s, err := chunkstore.Open(chunkstore.OS(), t.TempDir(), chunkstore.Options{Logger: quiet})
+		s, err := chunkstore.Open(disk.OS(), t.TempDir(), chunkstore.Options{Logger: quiet})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/backend/disk"
 )
 
 // Delete implements backend.Chunks. Damaged chunks are deleted like any other.
@@ -73,11 +74,11 @@ func (s *Store) removeFile(id backend.ChunkID) error {
 	}
 	defer c.sync.Unlock()
 	defer c.mu.Unlock()
-	if err := s.fs.Remove(c.path); err != nil && !notExist(err) {
+	if err := s.fs.Remove(c.path); err != nil && !disk.NotExist(err) {
 		if c == mine {
 			s.forget(c)
 		}
-		return diskError("remove "+id.String(), err)
+		return disk.Error("remove "+id.String(), err)
 	}
 	if s.index.setFile(id, false) {
 		s.counters.chunks.Add(-1)

@@ -13,7 +13,7 @@ import (
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/backend/backendtest"
 	"github.com/opencurve/curve-nbd/backend/chunkstore"
-	"github.com/opencurve/curve-nbd/backend/chunkstore/crashfs"
+	"github.com/opencurve/curve-nbd/backend/disk/crashfs"
 )
 
 const block = backend.ChecksumBlock

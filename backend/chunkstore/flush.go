@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/backend/disk"
 )
 
 // A flush, in the order it goes:
@@ -154,7 +155,7 @@ func (s *Store) flushFile(c *chunk, pages uint32, buf *tableBuf) error {
 			c.mu.RLock()
 			c.dirtyPages |= pages
 			c.mu.RUnlock()
-			return diskError(fmt.Sprintf("write the table of %v", c.id), err)
+			return disk.Error(fmt.Sprintf("write the table of %v", c.id), err)
 		}
 		i++
 	}
@@ -191,7 +192,7 @@ func (s *Store) syncDir(id backend.ChunkID) error {
 	}
 	dir, _ := chunkName(id)
 	if err := s.fs.SyncDir(s.dir + "/" + dir); err != nil {
-		err = diskError("sync the chunk directory "+dir, err)
+		err = disk.Error("sync the chunk directory "+dir, err)
 		failed.Store(&poisonError{err: err})
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/backend/disk"
 )
 
 // reconcileStep is how much data is read at once while reconciling.
@@ -62,11 +63,11 @@ func (s *Store) forget(c *chunk) {
 // Caller holds both locks, and forgets c on error.
 func (s *Store) load(c *chunk) error {
 	f, err := s.fs.Open(c.path)
-	if notExist(err) {
+	if disk.NotExist(err) {
 		return fmt.Errorf("%w: file of %v vanished while the store was open: %w", backend.ErrChecksum, c.id, err)
 	}
 	if err != nil {
-		return diskError("open "+c.id.String(), err)
+		return disk.Error("open "+c.id.String(), err)
 	}
 	c.file = f
 	var sector [sectorSize]byte
@@ -115,8 +116,8 @@ func (s *Store) discardLostCreation(c *chunk) error {
 	if !isZero(seal[:]) {
 		return fmt.Errorf("%w: header of %v is blank, but its seal says that it was written", backend.ErrChecksum, c.id)
 	}
-	if err := s.fs.Remove(c.path); err != nil && !notExist(err) {
-		return diskError("remove the unfinished file of "+c.id.String(), err)
+	if err := s.fs.Remove(c.path); err != nil && !disk.NotExist(err) {
+		return disk.Error("remove the unfinished file of "+c.id.String(), err)
 	}
 	if err := c.file.Close(); err != nil {
 		s.log.Warn("closing a chunk file", "chunk", c.id, "err", err)
@@ -180,7 +181,7 @@ func adoptedSum(entry uint32, block []byte) uint32 {
 func (c *chunk) readFile(p []byte, off int64) error {
 	n, err := c.file.ReadAt(p, off)
 	if err != nil && err != io.EOF {
-		return diskError("read "+c.id.String(), err)
+		return disk.Error("read "+c.id.String(), err)
 	}
 	clear(p[n:])
 	return nil

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/backend/disk"
 )
 
 // errChanged: a chunk was changed while it was being cleaned; it stays dirty.
@@ -51,7 +52,7 @@ func (s *Store) create(c *chunk) error {
 		}
 	}
 	if err != nil {
-		return diskError("create "+c.id.String(), err)
+		return disk.Error("create "+c.id.String(), err)
 	}
 	c.mu.Lock()
 	c.file = f
@@ -59,7 +60,7 @@ func (s *Store) create(c *chunk) error {
 	err = s.writeHeader(c, markDirty, 0)
 	if err == nil {
 		if _, werr := f.WriteAt(zeros[:c.lay.sealOff+pageSize-tableOff], tableOff); werr != nil {
-			err = diskError("create "+c.id.String(), werr)
+			err = disk.Error("create "+c.id.String(), werr)
 		}
 	}
 	c.entryDirty = true
@@ -91,8 +92,8 @@ func (s *Store) erase(c *chunk) error {
 	if c.file == nil {
 		return nil
 	}
-	if err := s.fs.Remove(c.path); err != nil && !notExist(err) {
-		return diskError("remove "+c.id.String(), err)
+	if err := s.fs.Remove(c.path); err != nil && !disk.NotExist(err) {
+		return disk.Error("remove "+c.id.String(), err)
 	}
 	if err := c.file.Close(); err != nil {
 		s.log.Warn("closing a chunk file", "chunk", c.id, "err", err)
@@ -150,7 +151,7 @@ func (s *Store) writeHeader(c *chunk, mark, tableSum uint32) error {
 	var sector [sectorSize]byte
 	header{mark: mark, chunk: c.id, volume: c.vol.id, size: c.lay.size, tableSum: tableSum}.encode(&sector, headerMagic)
 	if _, err := c.file.WriteAt(sector[:], 0); err != nil {
-		return diskError(fmt.Sprintf("write the header of %v", c.id), err)
+		return disk.Error(fmt.Sprintf("write the header of %v", c.id), err)
 	}
 	return nil
 }
@@ -164,7 +165,7 @@ func (s *Store) writeSeal(c *chunk) error {
 	var sector [sectorSize]byte
 	header{mark: markNone, chunk: c.id, volume: c.vol.id, size: c.lay.size}.encode(&sector, sealMagic)
 	if _, err := c.file.WriteAt(sector[:], c.lay.sealOff); err != nil {
-		return diskError(fmt.Sprintf("write the seal of %v", c.id), err)
+		return disk.Error(fmt.Sprintf("write the seal of %v", c.id), err)
 	}
 	c.sealed = true
 	return nil
@@ -176,7 +177,7 @@ func (s *Store) syncFile(c *chunk) error {
 		return nil
 	}
 	if err := c.file.SyncData(); err != nil {
-		return diskError(fmt.Sprintf("sync %v", c.id), err)
+		return disk.Error(fmt.Sprintf("sync %v", c.id), err)
 	}
 	return nil
 }

@@ -17,11 +17,12 @@ import (
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/backend/backendtest"
 	"github.com/opencurve/curve-nbd/backend/chunkstore"
+	"github.com/opencurve/curve-nbd/backend/disk"
 )
 
 func openIn(t *testing.T, dir string) *chunkstore.Store {
 	t.Helper()
-	s, err := chunkstore.Open(chunkstore.OS(), dir, chunkstore.Options{Logger: quiet})
+	s, err := chunkstore.Open(disk.OS(), dir, chunkstore.Options{Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}

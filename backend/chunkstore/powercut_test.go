@@ -15,7 +15,7 @@ import (
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/backend/backendtest"
 	"github.com/opencurve/curve-nbd/backend/chunkstore"
-	"github.com/opencurve/curve-nbd/backend/chunkstore/crashfs"
+	"github.com/opencurve/curve-nbd/backend/disk/crashfs"
 )
 
 // powerCuts drives a store through a random schedule and cuts the power before

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/backend/disk"
 )
 
 // blockBuf holds one block while part of it is read or merged.
@@ -18,7 +19,7 @@ type access bool
 const (
 	// mayWait: the goroutine may wait for the disk.
 	mayWait access = false
-	// noWait: reads come from the page cache or fail with ErrWouldBlock.
+	// noWait: reads come from the page cache or fail with disk.ErrWouldBlock.
 	noWait access = true
 )
 
@@ -83,7 +84,7 @@ func (c *chunk) readBlocks(p []byte, block int, how access) error {
 	off := c.lay.dataOff + int64(block)*blockSize
 	if how == noWait {
 		if _, err := c.file.TryReadAt(p, off); err != nil {
-			return ErrWouldBlock
+			return disk.ErrWouldBlock
 		}
 	} else if err := c.readFile(p, off); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/backend/disk"
 )
 
 // subdirs is how many directories share the chunk files.
@@ -21,7 +22,7 @@ const pendingSlots = 1024
 
 // Store is a directory of chunk files.
 type Store struct {
-	fs   FS
+	fs   disk.FS
 	dir  string
 	opts Options
 	log  *slog.Logger
@@ -59,7 +60,7 @@ type Store struct {
 var _ backend.Chunks = (*Store)(nil)
 
 // Open opens the store in dir, making the directory if need be. Close ends it.
-func Open(fsys FS, dir string, opts Options) (*Store, error) {
+func Open(fsys disk.FS, dir string, opts Options) (*Store, error) {
 	opts = opts.withDefaults()
 	s := &Store{
 		fs: fsys, dir: dir, opts: opts, log: opts.Logger,
@@ -74,7 +75,7 @@ func Open(fsys FS, dir string, opts Options) (*Store, error) {
 		// that was killed has left acknowledged changes in the page cache that
 		// this one would not know to flush.
 		if err := fsys.SyncAll(dir); err != nil {
-			return nil, diskError("sync what an earlier process may have left", err)
+			return nil, disk.Error("sync what an earlier process may have left", err)
 		}
 	}
 	if err := s.scan(); err != nil {
@@ -86,11 +87,11 @@ func Open(fsys FS, dir string, opts Options) (*Store, error) {
 
 func (s *Store) makeDirs() error {
 	if err := s.fs.MkdirAll(s.dir); err != nil {
-		return diskError("make the chunk directory "+s.dir, err)
+		return disk.Error("make the chunk directory "+s.dir, err)
 	}
 	have, err := s.fs.ReadDir(s.dir)
 	if err != nil {
-		return diskError("list the chunk directory "+s.dir, err)
+		return disk.Error("list the chunk directory "+s.dir, err)
 	}
 	found := make(map[string]bool, len(have))
 	for _, name := range have {
@@ -102,7 +103,7 @@ func (s *Store) makeDirs() error {
 			continue
 		}
 		if err := s.fs.MkdirAll(s.dir + "/" + dir); err != nil {
-			return diskError("make the chunk directory "+s.dir+"/"+dir, err)
+			return disk.Error("make the chunk directory "+s.dir+"/"+dir, err)
 		}
 	}
 	return nil
@@ -114,7 +115,7 @@ func (s *Store) scan() error {
 		dir, _ := chunkName(backend.ChunkID(i))
 		names, err := s.fs.ReadDir(s.dir + "/" + dir)
 		if err != nil {
-			return diskError("list the chunk directory "+s.dir+"/"+dir, err)
+			return disk.Error("list the chunk directory "+s.dir+"/"+dir, err)
 		}
 		for _, name := range names {
 			id, ok := parseChunkName(dir, name)
@@ -275,8 +276,8 @@ func (s *Store) Usage(ctx context.Context, chunks []backend.ChunkRef) (int64, er
 		}
 		dir, name := chunkName(ref.ID)
 		n, err := s.fs.Allocated(s.dir + "/" + dir + "/" + name)
-		if err != nil && !notExist(err) {
-			return 0, diskError("size of "+ref.ID.String(), err)
+		if err != nil && !disk.NotExist(err) {
+			return 0, disk.Error("size of "+ref.ID.String(), err)
 		}
 		total += n
 	}

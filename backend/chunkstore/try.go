@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/backend/disk"
 )
 
 // Try implements backend.Chunks. It runs what the page cache can serve: reads
@@ -70,7 +71,7 @@ func (s *Store) tryRead(op *backend.Op) bool {
 		return s.tried(op, err)
 	}
 	hole, err := c.read(op.Data, op.Off, noWait)
-	if err == ErrWouldBlock {
+	if err == disk.ErrWouldBlock {
 		return false
 	}
 	op.Hole = hole
@@ -98,7 +99,7 @@ func (s *Store) tryWrite(op *backend.Op) bool {
 		return s.tried(op, err)
 	}
 	err := s.write(c, op.Data, op.Off, noWait)
-	if err == ErrWouldBlock {
+	if err == disk.ErrWouldBlock {
 		return false
 	}
 	s.countDamage(err)

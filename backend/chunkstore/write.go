@@ -2,11 +2,12 @@ package chunkstore
 
 import (
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/backend/disk"
 )
 
 // write stores p. The blocks at its edges may be covered in part: their rest is
 // read and verified first, so that a new sum never blesses damaged bytes. On
-// ErrWouldBlock nothing was changed. Caller holds mu exclusively, state dirty.
+// disk.ErrWouldBlock nothing was changed. Caller holds mu exclusively, state dirty.
 func (s *Store) write(c *chunk, p []byte, off int64, how access) error {
 	end := off + int64(len(p))
 	first, last := int(off/blockSize), int((end-1)/blockSize)
@@ -72,7 +73,7 @@ func (s *Store) adoptAfter(c *chunk, first, last int, what string, cause error) 
 		}
 	}
 	s.changed(c)
-	return diskError(what+" "+c.id.String(), cause)
+	return disk.Error(what+" "+c.id.String(), cause)
 }
 
 // lockForChange returns the chunk with mu held exclusively, ready to be changed

@@ -14,6 +14,7 @@ import (
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/backend/chunkstore"
+	"github.com/opencurve/curve-nbd/backend/disk"
 	"github.com/opencurve/curve-nbd/backend/mds"
 	"github.com/opencurve/curve-nbd/backend/memory"
 )
@@ -97,7 +98,7 @@ func Open(dir string, opts Options) (_ *Backend, err error) {
 	if opts.Chunks.Logger == nil {
 		opts.Chunks.Logger = opts.Log
 	}
-	chunks, err := chunkstore.Open(chunkstore.OS(), d.chunksDir(), opts.Chunks)
+	chunks, err := chunkstore.Open(disk.OS(), d.chunksDir(), opts.Chunks)
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s: chunks: %w", dir, err)
 	}

@@ -22,26 +22,27 @@ const modulePath = "github.com/opencurve/curve-nbd"
 // ending in /... stands for a package and all below it. A new package needs a
 // row here, so that its place is a decision.
 var mayImport = map[string][]string{
-	"backend":                    {},
-	"backend/backendtest":        {"backend"},
-	"backend/chunkstore":         {"backend"},
-	"backend/chunkstore/crashfs": {"backend", "backend/chunkstore"},
-	"backend/embedded":           {"backend", "backend/mds", "backend/chunkstore", "backend/memory"},
-	"backend/mds":                {"backend"},
-	"backend/memory":             {"backend"},
-	"volume":                     {"backend"},
-	"gateway":                    {"backend", "volume"},
-	"gateway/control":            {"backend", "gateway", "gateway/control/controlpb"},
-	"gateway/control/controlpb":  {},
-	"nbd":                        {"backend", "volume", "gateway", "nbd/..."},
-	"nbd/...":                    {"backend", "nbd/..."},
-	"cmd/curve-nbd/e2e":          {},
-	"scripts/bench":              {},
-	"cmd/curve-nbd":              {"backend/...", "volume", "gateway/...", "nbd/..."},
+	"backend":                   {},
+	"backend/backendtest":       {"backend"},
+	"backend/disk":              {"backend"},
+	"backend/disk/crashfs":      {"backend/disk"},
+	"backend/chunkstore":        {"backend", "backend/disk"},
+	"backend/embedded":          {"backend", "backend/disk", "backend/mds", "backend/chunkstore", "backend/memory"},
+	"backend/mds":               {"backend"},
+	"backend/memory":            {"backend"},
+	"volume":                    {"backend"},
+	"gateway":                   {"backend", "volume"},
+	"gateway/control":           {"backend", "gateway", "gateway/control/controlpb"},
+	"gateway/control/controlpb": {},
+	"nbd":                       {"backend", "volume", "gateway", "nbd/..."},
+	"nbd/...":                   {"backend", "nbd/..."},
+	"cmd/curve-nbd/e2e":         {},
+	"scripts/bench":             {},
+	"cmd/curve-nbd":             {"backend/...", "volume", "gateway/...", "nbd/..."},
 }
 
 // testsOnly are the packages that only tests may import.
-var testsOnly = []string{"backend/backendtest", "backend/chunkstore/crashfs"}
+var testsOnly = []string{"backend/backendtest", "backend/disk/crashfs"}
 
 // mayUse says which of our packages may import a foreign module, for those that
 // belong to one part of the system.
@@ -134,7 +135,7 @@ func TestLayoutCheckerFindsPlantedViolations(t *testing.T) {
 		{"nbd imports a backend", planted("nbd", "backend/chunkstore"), "nbd must not import backend/chunkstore"},
 		{"nbd imports the control protocol", planted("nbd", "gateway/control"), "nbd must not import gateway/control"},
 		{"a test package in production", planted("cmd/curve-nbd", "backend/backendtest"), "only tests may import backend/backendtest"},
-		{"a test double in production", planted("cmd/curve-nbd", "backend/chunkstore/crashfs"), "only tests may import backend/chunkstore/crashfs"},
+		{"a test double in production", planted("cmd/curve-nbd", "backend/disk/crashfs"), "only tests may import backend/disk/crashfs"},
 		{"testing in production", foreign("volume", "testing"), "volume must not import testing"},
 		{"cli outside cmd", foreign("gateway", "github.com/urfave/cli/v2"), "gateway must not import github.com/urfave/cli/v2"},
 		{"gRPC on the IO path", foreign("volume", "google.golang.org/grpc/codes"), "volume must not import google.golang.org/grpc/codes"},

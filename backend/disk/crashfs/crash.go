@@ -19,14 +19,14 @@ func (f *FS) Crash(seed uint64) *FS {
 	d := f.disk
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := &survivor{from: d, to: &disk{opts: d.opts}, rng: rand.New(rand.NewPCG(seed, 1))}
+	s := &survivor{from: d, to: &platter{opts: d.opts}, rng: rand.New(rand.NewPCG(seed, 1))}
 	s.to.root = s.dir(d.root)
 	return &FS{disk: s.to}
 }
 
 // survivor builds the disk after a crash.
 type survivor struct {
-	from, to *disk
+	from, to *platter
 	rng      *rand.Rand
 }
 

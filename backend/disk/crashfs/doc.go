@@ -1,5 +1,5 @@
 // Package crashfs is a file system in memory whose power can be cut. It stands
-// in for chunkstore.FS in tests.
+// in for disk.FS in tests.
 //
 // # What a crash may do
 //

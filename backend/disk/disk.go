@@ -1,4 +1,6 @@
-package chunkstore
+// Package disk is the file system under the stores, as an interface so small that
+// crashfs can stand in for it and cut the power.
+package disk
 
 import (
 	"errors"
@@ -10,9 +12,9 @@ import (
 	"github.com/opencurve/curve-nbd/backend"
 )
 
-// FS is what the store needs of a file system. It is small so that crashfs can
+// FS is what the stores need of a file system. It is small so that crashfs can
 // stand in for it and cut the power. Errors are those of the system calls.
-// Paths are the store's directory and what lies below it.
+// Paths are the directory of a store and what lies below it.
 type FS interface {
 	// MkdirAll makes a directory and its parents; those that exist are fine.
 	MkdirAll(path string) error
@@ -33,7 +35,7 @@ type FS interface {
 	Allocated(path string) (int64, error)
 }
 
-// File is an open chunk file. ReadAt and WriteAt go through a cache; nothing is
+// File is an open file. ReadAt and WriteAt go through a cache; nothing is
 // durable before SyncData, and any of it may be.
 type File interface {
 	// ReadAt is io.ReaderAt's: fewer bytes than asked for come with an error,
@@ -55,8 +57,8 @@ type File interface {
 // ErrWouldBlock: the bytes are not in the cache, or the file system cannot tell.
 var ErrWouldBlock = errors.New("read would wait for the disk")
 
-// diskError wraps an error of FS or File with the sentinel that stands for it.
-func diskError(what string, err error) error {
+// Error wraps an error of FS or File with the sentinel that stands for it.
+func Error(what string, err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -70,4 +72,4 @@ func diskError(what string, err error) error {
 	return fmt.Errorf("%w: %s: %w", backend.ErrIO, what, err)
 }
 
-func notExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+func NotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

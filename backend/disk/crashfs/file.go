@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/opencurve/curve-nbd/backend/chunkstore"
+	"github.com/opencurve/curve-nbd/backend/disk"
 )
 
 // inode is a file: its size and its units, by index.
@@ -34,7 +34,7 @@ type unit struct {
 
 func newInode() *inode { return &inode{units: make(map[int64]*unit)} }
 
-func (d *disk) allocated(ino *inode) int64 {
+func (d *platter) allocated(ino *inode) int64 {
 	var n int64
 	for _, u := range ino.units {
 		if u.cached != nil {
@@ -72,7 +72,7 @@ func (ino *inode) syncFailed() {
 }
 
 // put gives unit i new content. Caller holds disk.mu.
-func (d *disk) put(ino *inode, i int64, content []byte) error {
+func (d *platter) put(ino *inode, i int64, content []byte) error {
 	u := ino.units[i]
 	if u == nil {
 		if content == nil {
@@ -102,7 +102,7 @@ type file struct {
 	path string
 }
 
-var _ chunkstore.File = (*file)(nil)
+var _ disk.File = (*file)(nil)
 
 func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	if err := f.fs.before(Call{Op: OpRead, Path: f.path, Off: off, Len: len(p)}); err != nil {
@@ -135,14 +135,14 @@ func (f *file) read(p []byte, off int64) (int, error) {
 
 func (f *file) TryReadAt(p []byte, off int64) (int, error) {
 	if every := f.fs.disk.opts.MissEvery; every > 0 && f.fs.tries.Add(1)%int64(every) == 0 {
-		return 0, chunkstore.ErrWouldBlock
+		return 0, disk.ErrWouldBlock
 	}
 	if f.fs.dead.Load() {
 		return 0, ErrDead
 	}
 	n, err := f.read(p, off)
 	if err != nil {
-		return n, chunkstore.ErrWouldBlock
+		return n, disk.ErrWouldBlock
 	}
 	return n, nil
 }

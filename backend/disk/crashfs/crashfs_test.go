@@ -8,8 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/opencurve/curve-nbd/backend/chunkstore"
-	"github.com/opencurve/curve-nbd/backend/chunkstore/crashfs"
+	"github.com/opencurve/curve-nbd/backend/disk"
+	"github.com/opencurve/curve-nbd/backend/disk/crashfs"
 )
 
 const (
@@ -17,7 +17,7 @@ const (
 	path = "/d/f"
 )
 
-func create(t *testing.T, m *crashfs.FS) chunkstore.File {
+func create(t *testing.T, m *crashfs.FS) disk.File {
 	t.Helper()
 	if err := m.MkdirAll(dir); err != nil {
 		t.Fatal(err)
@@ -32,14 +32,14 @@ func create(t *testing.T, m *crashfs.FS) chunkstore.File {
 	return f
 }
 
-func put(t *testing.T, f chunkstore.File, off int64, b byte) {
+func put(t *testing.T, f disk.File, off int64, b byte) {
 	t.Helper()
 	if _, err := f.WriteAt(bytes.Repeat([]byte{b}, 512), off); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func syncAll(t *testing.T, m *crashfs.FS, f chunkstore.File) {
+func syncAll(t *testing.T, m *crashfs.FS, f disk.File) {
 	t.Helper()
 	if err := errors.Join(f.SyncData(), m.SyncDir(dir)); err != nil {
 		t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/opencurve/curve-nbd/backend/chunkstore"
+	"github.com/opencurve/curve-nbd/backend/disk"
 )
 
 // ErrDead is what a killed or powered-off machine answers.
@@ -72,19 +72,19 @@ type Options struct {
 	MissEvery int
 }
 
-// FS is a running machine. It implements chunkstore.FS.
+// FS is a running machine. It implements disk.FS.
 type FS struct {
-	disk *disk
+	disk *platter
 	// hook is called before every call, without a lock; its error is the call's.
 	hook  atomic.Pointer[func(Call) error]
 	dead  atomic.Bool
 	tries atomic.Int64
 }
 
-var _ chunkstore.FS = (*FS)(nil)
+var _ disk.FS = (*FS)(nil)
 
-// disk is the cache and what is under it.
-type disk struct {
+// platter is the cache and what is under it.
+type platter struct {
 	opts Options
 	// mu guards everything reachable from root, and used.
 	mu   sync.Mutex
@@ -115,7 +115,7 @@ func New(opts Options) *FS {
 	if opts.Unit == 0 {
 		opts.Unit = 512
 	}
-	return &FS{disk: &disk{opts: opts, root: newDir()}}
+	return &FS{disk: &platter{opts: opts, root: newDir()}}
 }
 
 func newDir() *dir { return &dir{names: make(map[string]*name)} }
@@ -158,7 +158,7 @@ func (d *dir) set(n string, to node) {
 }
 
 // find returns what a path means now. Caller holds disk.mu.
-func (d *disk) find(p string) (node, error) {
+func (d *platter) find(p string) (node, error) {
 	var at node = d.root
 	for _, part := range split(p) {
 		in, ok := at.(*dir)
@@ -174,7 +174,7 @@ func (d *disk) find(p string) (node, error) {
 	return at, nil
 }
 
-func (d *disk) findDir(p string) (*dir, error) {
+func (d *platter) findDir(p string) (*dir, error) {
 	n, err := d.find(p)
 	if err != nil {
 		return nil, err
@@ -193,7 +193,7 @@ func pathError(op, p string, err error) error {
 	return &fs.PathError{Op: op, Path: p, Err: err}
 }
 
-// MkdirAll implements chunkstore.FS.
+// MkdirAll implements disk.FS.
 func (f *FS) MkdirAll(p string) error {
 	if err := f.before(Call{Op: OpMkdir, Path: p}); err != nil {
 		return err
@@ -216,7 +216,7 @@ func (f *FS) MkdirAll(p string) error {
 	return nil
 }
 
-// ReadDir implements chunkstore.FS.
+// ReadDir implements disk.FS.
 func (f *FS) ReadDir(p string) ([]string, error) {
 	if err := f.before(Call{Op: OpRead, Path: p}); err != nil {
 		return nil, err
@@ -236,8 +236,8 @@ func (f *FS) ReadDir(p string) ([]string, error) {
 	return names, nil
 }
 
-// Open implements chunkstore.FS.
-func (f *FS) Open(p string) (chunkstore.File, error) {
+// Open implements disk.FS.
+func (f *FS) Open(p string) (disk.File, error) {
 	if err := f.before(Call{Op: OpOpen, Path: p}); err != nil {
 		return nil, err
 	}
@@ -254,8 +254,8 @@ func (f *FS) Open(p string) (chunkstore.File, error) {
 	return &file{fs: f, ino: ino, path: p}, nil
 }
 
-// Create implements chunkstore.FS.
-func (f *FS) Create(p string) (chunkstore.File, error) {
+// Create implements disk.FS.
+func (f *FS) Create(p string) (disk.File, error) {
 	if err := f.before(Call{Op: OpCreate, Path: p}); err != nil {
 		return nil, err
 	}
@@ -273,7 +273,7 @@ func (f *FS) Create(p string) (chunkstore.File, error) {
 	return &file{fs: f, ino: ino, path: p}, nil
 }
 
-// Remove implements chunkstore.FS.
+// Remove implements disk.FS.
 func (f *FS) Remove(p string) error {
 	if err := f.before(Call{Op: OpRemove, Path: p}); err != nil {
 		return err
@@ -297,7 +297,7 @@ func (f *FS) Remove(p string) error {
 	return nil
 }
 
-// SyncDir implements chunkstore.FS.
+// SyncDir implements disk.FS.
 func (f *FS) SyncDir(p string) error {
 	if err := f.before(Call{Op: OpSyncDir, Path: p}); err != nil {
 		return err
@@ -321,7 +321,7 @@ func (d *dir) sync() {
 	}
 }
 
-// SyncAll implements chunkstore.FS.
+// SyncAll implements disk.FS.
 func (f *FS) SyncAll(p string) error {
 	if err := f.before(Call{Op: OpSyncAll, Path: p}); err != nil {
 		return err
@@ -347,7 +347,7 @@ func (d *dir) syncTree() {
 	}
 }
 
-// Allocated implements chunkstore.FS.
+// Allocated implements disk.FS.
 func (f *FS) Allocated(p string) (int64, error) {
 	if err := f.before(Call{Op: OpRead, Path: p}); err != nil {
 		return 0, err
