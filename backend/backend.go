@@ -97,6 +97,9 @@ const (
 	// OpenShared: other shared openers may write too; keeping them consistent
 	// is the openers' business (multipath gateways).
 	OpenShared
+	// OpenTakeOver is OpenExclusive that does not ask who has the volume open:
+	// whoever it was is fenced.
+	OpenTakeOver
 )
 
 // Lease is the right to use a volume under an epoch.
@@ -104,6 +107,8 @@ type Lease struct {
 	Volume VolumeInfo
 	Epoch  Epoch
 	Mode   OpenMode
+	// Session is this open's own number.
+	Session SessionID
 }
 
 // Meta is the namespace, the allocation map and who owns what. All methods may
@@ -142,6 +147,11 @@ type Meta interface {
 	// this one; the same owner may open again, which fences its earlier epoch
 	// (a gateway that crashed).
 	OpenVolume(ctx context.Context, name, owner string, mode OpenMode) (Lease, error)
+	// KeepAlive says that owner lives. Where gateways are on other machines than
+	// the metadata, the leases of an owner that was not heard of for a while are
+	// free for others to take; its epochs are fenced by those who take them. IO
+	// never depends on it.
+	KeepAlive(ctx context.Context, owner string) error
 	// CloseVolume gives the lease back. ErrStaleEpoch when it was lost before.
 	CloseVolume(ctx context.Context, id VolumeID, epoch Epoch) error
 
@@ -152,6 +162,10 @@ type Meta interface {
 	AllocateSegment(ctx context.Context, id VolumeID, epoch Epoch, index SegmentIndex) (Segment, error)
 	// Segments lists the allocated segments of a volume, in order.
 	Segments(ctx context.Context, id VolumeID) ([]Segment, error)
+
+	// Copyset says which chunkservers hold a copyset. ErrNotFound; the embedded
+	// backend has none to tell of.
+	Copyset(ctx context.Context, id CopysetID) (Copyset, error)
 
 	// Close releases the store. Operations that come later fail with ErrClosed.
 	Close() error

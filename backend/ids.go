@@ -19,8 +19,24 @@ type CopysetID uint32
 // Epoch counts the opens of a volume. A larger epoch owns the volume.
 type Epoch uint64
 
-func (id VolumeID) String() string { return fmt.Sprintf("volume %d", uint64(id)) }
-func (id ChunkID) String() string  { return fmt.Sprintf("chunk %#x", uint64(id)) }
+// ServerID names a chunkserver for its whole life, from 1; 0 is none.
+type ServerID uint32
+
+// SessionID names one open of a volume. Unlike the epoch, which sharers have in
+// common, it is each opener's own. Never reused.
+type SessionID uint64
+
+// Copyset is a replica group: the chunkservers that hold the same chunks.
+type Copyset struct {
+	ID CopysetID
+	// Peers in the order of placement.
+	Peers []ServerID
+}
+
+func (id VolumeID) String() string  { return fmt.Sprintf("volume %d", uint64(id)) }
+func (id ChunkID) String() string   { return fmt.Sprintf("chunk %#x", uint64(id)) }
+func (id CopysetID) String() string { return fmt.Sprintf("copyset %d", uint32(id)) }
+func (id ServerID) String() string  { return fmt.Sprintf("chunkserver %d", uint32(id)) }
 
 // ChunkRef says which chunk, which copyset holds it, and how large it may grow.
 // Size is Geometry.ChunkSize of the volume, in bytes, the same for the chunk's

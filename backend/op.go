@@ -55,7 +55,8 @@ func (f Flags) Has(want Flags) bool { return f&want == want }
 // left alone with both; it keeps no reference afterwards. An Op may be used
 // again once it is complete.
 //
-// Idempotence: reads, zeroes, trims and flushes may be repeated. A write may be
+// Idempotence: on Replicas every operation may be sent again, the fence sees to
+// it. Elsewhere reads, zeroes, trims and flushes may be repeated. A write may be
 // repeated as long as no other write to the same blocks was submitted since.
 type Op struct {
 	Kind   OpKind
@@ -70,6 +71,17 @@ type Op struct {
 	Len  int64
 	Data []byte
 
+	// Server is the chunkserver that the operation is sent to, where there are
+	// several (Replicas); elsewhere it is 0 and nobody looks.
+	Server ServerID
+	// Session, Seq and Low are the fence of a change on Replicas: Seq is the
+	// change's number among those of its session on its copyset, from 1, the same
+	// when the change is sent again; every number below Low has been acknowledged.
+	// A change whose Seq is below the highest Low seen, or was applied already, is
+	// answered as done and not applied. Seq-Low is below FenceWindow.
+	Session  SessionID
+	Seq, Low uint64
+
 	// Err is the outcome, valid once the Op is complete.
 	Err error
 	// Hole is set by a read that knows the whole range to be unallocated
@@ -81,6 +93,10 @@ type Op struct {
 	// returned true.
 	Done Completer
 }
+
+// FenceWindow bounds the changes of one session on one copyset that are not
+// acknowledged: what a replica must remember.
+const FenceWindow = 1 << 14
 
 // Completer is told when an Op is complete; see Op.Done.
 type Completer interface{ OpDone(*Op) }

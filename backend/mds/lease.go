@@ -212,3 +212,11 @@ func (m *MDS) ReleaseAll(ctx context.Context) (int, error) {
 	}
 	return released, nil
 }
+
+// KeepAlive implements backend.Meta.
+func (m *MDS) KeepAlive(context.Context, string) error { return nil }
+
+// Copyset implements backend.Meta.
+func (m *MDS) Copyset(_ context.Context, id backend.CopysetID) (backend.Copyset, error) {
+	return backend.Copyset{}, fmt.Errorf("%w: %v", backend.ErrNotFound, id)
+}

@@ -28,7 +28,15 @@ var mayImport = map[string][]string{
 	"backend/disk/crashfs":      {"backend/disk"},
 	"backend/chunkstore":        {"backend", "backend/disk"},
 	"backend/embedded":          {"backend", "backend/disk", "backend/mds", "backend/chunkstore", "backend/memory"},
-	"backend/mds":               {"backend"},
+	"backend/mds":               {"backend", "backend/pb"},
+	"backend/pb":                {"backend"},
+	"backend/copyset":           {"backend", "backend/disk", "backend/chunkstore", "backend/copyset/..."},
+	"backend/copyset/raftlog":   {"backend", "backend/disk"},
+	"backend/copyset/raftnet":   {"backend"},
+	"backend/chunkserver":       {"backend", "backend/disk", "backend/chunkstore", "backend/copyset/...", "backend/pb"},
+	"backend/remote":            {"backend", "backend/pb"},
+	"backend/audit":             {"backend"},
+	"backend/faults":            {"backend"},
 	"backend/memory":            {"backend"},
 	"volume":                    {"backend"},
 	"gateway":                   {"backend", "volume"},
@@ -42,14 +50,15 @@ var mayImport = map[string][]string{
 }
 
 // testsOnly are the packages that only tests may import.
-var testsOnly = []string{"backend/backendtest", "backend/disk/crashfs"}
+var testsOnly = []string{"backend/backendtest", "backend/disk/crashfs", "backend/faults"}
 
 // mayUse says which of our packages may import a foreign module, for those that
 // belong to one part of the system.
 var mayUse = map[string][]string{
 	"github.com/urfave/cli/":       {"cmd/..."},
 	"github.com/jedib0t/go-pretty": {"cmd/..."},
-	"google.golang.org/grpc":       {"gateway/control/..."},
+	"google.golang.org/grpc":       {"gateway/control/...", "backend/pb", "backend/chunkserver", "backend/mds", "backend/remote", "cmd/..."},
+	"github.com/hashicorp/raft":    {"backend/copyset/...", "backend/chunkserver"},
 	"go.etcd.io/bbolt":             {"backend/mds"},
 }
 

@@ -1,0 +1,4 @@
+// Package raftnet carries the raft messages of all copysets between chunkservers.
+//
+// SKELETON: see the contracts.
+package raftnet
