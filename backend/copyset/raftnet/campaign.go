@@ -1,0 +1,188 @@
+package raftnet
+
+import (
+	"encoding/binary"
+	"hash/fnv"
+	"math/rand/v2"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/opencurve/curve-nbd/backend"
+)
+
+// campaign is a group's search for a new leader after its leader was lost.
+type campaign struct {
+	on bool
+	// term is the lost leader's; one accepted in a newer term ends the campaign.
+	term  uint64
+	due   instant
+	tries int
+}
+
+func (c *campaign) stop() { c.on = false }
+
+const (
+	// campaignStagger is how long each voter waits for the one before it.
+	campaignStagger = 40 * time.Millisecond
+	// campaignAgain, twice at most, is the time between two tries.
+	campaignAgain = 150 * time.Millisecond
+	// campaignMax bounds the growth of that.
+	campaignMax = time.Second
+	// campaignAfterVote leaves time to the one that was voted for.
+	campaignAfterVote = 120 * time.Millisecond
+)
+
+// died is told that an incarnation of a peer does not live any more.
+func (n *Net) died(p *peer, incarnation uint64, why string) {
+	n.stats.deaths.Add(1)
+	n.opts.Logger.Info("raft links: peer is dead", "peer", p.id, "why", why)
+	for _, g := range *n.groups.Load() {
+		g.leaderDied(p.id, incarnation)
+	}
+}
+
+// leaderDied frees what was promised to a process that is gone, and stands for
+// election where it led. Incarnation 0 is one that is only suspected: what it was
+// promised holds.
+func (g *Group) leaderDied(id backend.ServerID, incarnation uint64) {
+	g.mu.Lock()
+	f := &g.follows
+	freed := incarnation != 0 && f.promise.to == id && f.promise.incarnation == incarnation && f.promise.until != 0
+	if freed {
+		f.promise.until = 0
+		g.changedLocked()
+	}
+	if f.leader == id && (incarnation == 0 || f.incarnation == incarnation) {
+		g.leaderLostLocked()
+	}
+	g.mu.Unlock()
+	if freed {
+		g.passVotes()
+	}
+}
+
+// leaderLostLocked begins a campaign against the leader last accepted.
+func (g *Group) leaderLostLocked() {
+	f := &g.follows
+	if g.camp.on || !g.voting || g.leading.on || g.shutUp || g.leading.term > f.term {
+		return // the last leader was this one: the others campaign
+	}
+	g.camp = campaign{on: true, term: f.term, due: g.net.now().add(time.Duration(g.rankLocked()) * campaignStagger)}
+	g.net.clock.at(g.camp.due, g)
+}
+
+// rankLocked is this replica's place in the order in which the voters stand. It
+// differs from group to group, so that a dead server's groups spread.
+func (g *Group) rankLocked() int {
+	weigh := func(id backend.ServerID) uint64 {
+		var b [12]byte
+		binary.BigEndian.PutUint32(b[:], uint32(g.id))
+		binary.BigEndian.PutUint32(b[4:], uint32(g.follows.leader))
+		binary.BigEndian.PutUint32(b[8:], uint32(id))
+		h := fnv.New64a()
+		h.Write(b[:])
+		return h.Sum64()
+	}
+	rank, mine := 0, weigh(g.net.opts.Self)
+	for _, id := range g.voters {
+		if id != g.follows.leader && weigh(id) < mine {
+			rank++
+		}
+	}
+	return rank
+}
+
+// stand makes raft stand for election, if that is due and of any use.
+func (g *Group) stand() {
+	g.mu.Lock()
+	c, now := &g.camp, g.net.now()
+	if !c.on || g.leading.on || g.shutUp || g.follows.term > c.term {
+		c.stop()
+		g.mu.Unlock()
+		return
+	}
+	if now >= c.due {
+		switch {
+		case g.votes.grantedTerm > c.term && now-g.votes.granted < instant(campaignAfterVote):
+			c.due = g.votes.granted.add(campaignAfterVote + jitter(campaignStagger))
+		case now < g.freeLocked():
+			c.due = g.freeLocked()
+		case !g.majorityHeardLocked(now):
+			// Standing would only drive the term up, and depose the others' leader
+			// once they are back.
+			c.due = now.add(campaignAgain)
+		default:
+			in := g.net.newInbound(g, nil, typeTimeoutNow, 0)
+			in.rpc.Command = &raft.TimeoutNowRequest{RPCHeader: headerOf(g.net.opts.Self)}
+			if g.inbox.put(in) != nil {
+				in.free()
+			}
+			c.tries++
+			g.net.stats.campaigns.Add(1)
+			pause := min(campaignAgain*time.Duration(1+c.tries/4), campaignMax)
+			c.due = now.add(pause + jitter(pause*2/3))
+		}
+	}
+	due := c.due
+	g.mu.Unlock()
+	g.net.clock.at(due, g)
+}
+
+func jitter(d time.Duration) time.Duration { return rand.N(d) }
+
+// majorityHeardLocked says whether enough voters are in reach to elect anyone.
+func (g *Group) majorityHeardLocked(now instant) bool {
+	heard := 1 // this one
+	for _, id := range g.voters {
+		if p := g.net.peer(id); p != nil && p.control.Load() != nil && now-instant(p.heard.Load()) < instant(g.net.opts.Suspect) {
+			heard++
+		}
+	}
+	return heard > len(g.voters)/2
+}
+
+// isDead says whether that incarnation of the peer is known not to live.
+func (p *peer) isDead(incarnation uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.incarnation != incarnation || p.dead
+}
+
+// Silence is counted by this process's own running time: a tick that comes late
+// counts for tickMost pings, as nothing was read meanwhile either.
+const tickMost = 2
+
+// breakFactor times Suspect is the silence after which links are made anew.
+const breakFactor = 4
+
+// watch looks at the peer's silence, at now and at last before it.
+func (p *peer) watch(last, now instant) {
+	n := p.net
+	heard := instant(p.heard.Load())
+	if heard != p.lastHeard || heard == 0 {
+		p.lastHeard, p.silence = heard, min(now-heard, instant(n.opts.Ping))
+		p.suspected.Store(false)
+		return
+	}
+	p.silence += min(now-last, instant(tickMost*n.opts.Ping))
+	silence := p.silence
+	if silence < instant(n.opts.Suspect) {
+		return
+	}
+	if p.suspected.CompareAndSwap(false, true) {
+		n.stats.suspicions.Add(1)
+		n.opts.Logger.Info("raft links: peer is silent", "peer", p.id, "for", time.Duration(silence))
+	}
+	for _, g := range *n.groups.Load() {
+		g.leaderDied(p.id, 0)
+		g.lost(p.id, false)
+	}
+	if silence > instant(breakFactor*n.opts.Suspect) {
+		for _, l := range []*link{p.control.Load(), p.data.Load()} {
+			if l != nil {
+				l.close(errSilent)
+			}
+		}
+	}
+}

@@ -1,0 +1,191 @@
+package raftnet
+
+import (
+	"context"
+	"runtime"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// newLeader waits until another server than old leads group i.
+func (c *cluster) newLeader(old *server, i int) (*server, time.Duration) {
+	c.t.Helper()
+	var found *server
+	took := eventually(c.t, 10*time.Second, "a new leader", func() bool {
+		for _, s := range c.servers {
+			if s != old && s.net != nil && s.replicas[i].raft.State() == raft.Leader {
+				found = s
+				return true
+			}
+		}
+		return false
+	})
+	return found, took
+}
+
+func spread(d []time.Duration) (low, median, p90, high time.Duration) {
+	d = slices.Sorted(slices.Values(d))
+	return d[0], d[len(d)/2], d[len(d)*9/10], d[len(d)-1]
+}
+
+func TestCrashedLeaderIsReplacedAtOnce(t *testing.T) {
+	trials := 20
+	if testing.Short() {
+		trials = 4
+	}
+	c := newCluster(t, 3, 1, nil)
+	var times []time.Duration
+	for range trials {
+		l := c.leader(0)
+		for _, s := range c.servers {
+			if s != l {
+				g := s.replicas[0].group
+				eventually(t, 5*time.Second, "followers know their leader", func() bool {
+					g.mu.Lock()
+					defer g.mu.Unlock()
+					return g.follows.leader == l.id && g.follows.promise.until > g.net.now() && g.votes.birth < g.net.now()
+				})
+			}
+		}
+		start := time.Now()
+		l.net.Close()
+		next, _ := c.newLeader(l, 0)
+		times = append(times, time.Since(start))
+		c.stop(l)
+		if err := c.apply(next, 0, []byte("x")); err != nil {
+			t.Error("the new leader cannot commit:", err)
+		}
+		c.restart(l)
+	}
+	low, median, p90, high := spread(times)
+	t.Logf("new leader after a crash: min %v, p50 %v, p90 %v, max %v of %d", low, median, p90, high, trials)
+	if median > 400*time.Millisecond {
+		t.Errorf("half of the elections took %v: the refused connections did not tell", median)
+	}
+}
+
+// oneLease samples that at most one server has a lease on group i, until stop.
+func (c *cluster) oneLease(i int) (stop func()) {
+	groups := make([]*Group, len(c.servers))
+	for k, s := range c.servers {
+		groups[k] = s.replicas[i].group
+	}
+	end, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		until := make([]time.Time, len(groups))
+		for {
+			select {
+			case <-end:
+				return
+			case <-time.After(200 * time.Microsecond):
+			}
+			for k, g := range groups {
+				until[k] = g.LeaseUntil()
+			}
+			now, holders := time.Now(), 0
+			for _, u := range until {
+				if u.After(now) {
+					holders++
+				}
+			}
+			if holders > 1 {
+				c.t.Errorf("%d leases at once: %v at %v", holders, until, now)
+				return
+			}
+		}
+	}()
+	return func() { close(end); <-done }
+}
+
+func TestSilentLeaderIsReplacedAndItsLeaseEndsFirst(t *testing.T) {
+	trials := 8
+	if testing.Short() {
+		trials = 2
+	}
+	m := newMuffler()
+	c := newCluster(t, 3, 1, func(c *cluster) { c.dial = m.dial })
+	stop := c.oneLease(0)
+	defer stop()
+	var times []time.Duration
+	for range trials {
+		l := c.leader(0)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		if err := l.replicas[0].group.AwaitLease(ctx); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		m.silence(l.id, true)
+		next, took := c.newLeader(l, 0)
+		times = append(times, took)
+		if until := l.replicas[0].group.LeaseUntil(); until.After(time.Now()) {
+			t.Fatalf("%v leads while the old leader has its lease for another %v", next.id, time.Until(until))
+		}
+		if err := c.apply(next, 0, []byte("x")); err != nil {
+			t.Error("the new leader cannot commit:", err)
+		}
+		m.silence(l.id, false)
+		eventually(t, 10*time.Second, "the old leader follows", func() bool {
+			r := l.replicas[0].raft
+			return r.State() == raft.Follower && r.AppliedIndex() == next.replicas[0].raft.AppliedIndex()
+		})
+	}
+	low, median, p90, high := spread(times)
+	t.Logf("new leader after silence: min %v, p50 %v, p90 %v, max %v of %d", low, median, p90, high, trials)
+}
+
+func TestTransferReleasesTheLeaseAndTakesNoPromiseTime(t *testing.T) {
+	c := newCluster(t, 3, 1, nil)
+	stop := c.oneLease(0)
+	defer stop()
+	var times []time.Duration
+	for range 6 {
+		l := c.leader(0)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		if err := l.replicas[0].group.AwaitLease(ctx); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if err := c.apply(l, 0, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		if err := l.replicas[0].raft.LeadershipTransfer().Error(); err != nil {
+			t.Fatal(err)
+		}
+		c.newLeader(l, 0)
+		times = append(times, time.Since(start))
+	}
+	low, median, p90, high := spread(times)
+	t.Logf("new leader by transfer: min %v, p50 %v, p90 %v, max %v", low, median, p90, high)
+}
+
+func TestIdleGroupsCostLittle(t *testing.T) {
+	const groups = 100
+	c := newCluster(t, 3, groups, nil)
+	for i := range groups {
+		c.leader(i)
+	}
+	busy := func() time.Duration {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	start, before := time.Now(), busy()
+	<-time.After(2 * time.Second)
+	share := float64(busy()-before) / float64(time.Since(start)) / 3
+	t.Logf("%d idle groups: %.2f %% of a core per server, raft included; %d goroutines in all", groups, 100*share, runtime.NumGoroutine())
+	for _, s := range c.servers {
+		st := s.net.Stats()
+		t.Logf("%v: %+v", s.id, st)
+		if st.Campaigns > 0 {
+			t.Errorf("%v stood for election with every leader alive", s.id)
+		}
+	}
+}
