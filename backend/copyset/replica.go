@@ -2,150 +2,384 @@ package copyset
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/backend/chunkstore"
-	"github.com/opencurve/curve-nbd/backend/copyset/raftlog"
-	"github.com/opencurve/curve-nbd/backend/copyset/raftnet"
-	"github.com/opencurve/curve-nbd/backend/disk"
 )
 
-// Options of a Replica.
-type Options struct {
-	ID   backend.CopysetID
-	Self backend.ServerID
-	// Found, when the replica is new, is the group's first configuration; every
-	// founding replica is given the same. Empty for a replica that waits to be
-	// added to a group.
-	Found []backend.ServerID
-	// Store holds the chunks, together with those of the server's other copysets.
-	Store *chunkstore.Store
-	Log   *raftlog.Group
-	Net   *raftnet.Group
-	// FS and Dir are where raft snapshots (small files) go.
-	FS  disk.FS
-	Dir string
-	// Peers reads chunks of other replicas: to catch up and to repair.
-	Peers Source
-	// Heartbeat is raft's own heartbeat and election timeout, behind the net's
-	// quicker one. Default 500 ms.
-	Heartbeat time.Duration
-	// LeaderChanged is told of every change of leader or term that this replica
-	// learns of; leader 0 for none, Self once this replica is ready to serve.
-	// It must not block.
-	LeaderChanged func(id backend.CopysetID, leader backend.ServerID, term uint64)
-	// Failed is told once when the replica cannot go on (its disk failed).
-	Failed func(id backend.CopysetID, err error)
-	// Unfenced switches the fence off, to show that the checkers notice.
-	Unfenced bool
-	Logger   *slog.Logger
+// groupLog is what a replica needs of its log; *raftlog.Group.
+type groupLog interface {
+	raft.LogStore
+	raft.StableStore
+	WaitDurable(index uint64) error
 }
 
-// Source reads what other replicas hold. The chunkserver implements it over gRPC,
-// and answers it from Replica.Export.
-type Source interface {
-	// Export fetches from the replica of server what Replica.Export gives there.
-	Export(ctx context.Context, server backend.ServerID, copyset backend.CopysetID, req ExportRequest, emit func(Block) error) (ExportInfo, error)
-}
-
-// BlockBytes is the unit of checksums, catch-up and repair.
-const BlockBytes = 4096
-
-// ExportRequest asks for a chunk's blocks.
-type ExportRequest struct {
-	Chunk  backend.ChunkRef
-	Volume backend.VolumeID
-	// MinApplied: answer only once the replica has applied that index.
-	MinApplied uint64
-	// First and Count choose blocks; Count 0 means all.
-	First, Count int
-	// Have are checksums (crc32c; 0 for a hole) of the asker's blocks from First
-	// on: blocks that match are left out. Empty: send all that are not holes.
-	Have []uint32
-}
-
-// Block is one block of a chunk. Hole: it is not allocated. Data is BlockBytes
-// long and belongs to the callee until it returns.
-type Block struct {
-	Index int
-	Hole  bool
-	Data  []byte
-}
-
-// ExportInfo ends an export.
-type ExportInfo struct {
-	// Exists is false for a chunk that has no file.
-	Exists bool
-	// Applied is an index that the blocks are at or beyond, never before.
-	Applied uint64
+// groupNet is what a replica needs of its links; *raftnet.Group.
+type groupNet interface {
+	raft.Transport
+	raft.WithPreVote
+	raft.WithClose
+	Configure(voters []backend.ServerID)
+	Lead(term uint64)
+	Follow()
+	LeaseUntil() time.Time
+	AwaitLease(ctx context.Context) error
+	Release(ctx context.Context)
 }
 
 // Replica is this server's member of a copyset.
-type Replica struct{}
+type Replica struct {
+	opts  Options
+	store *chunkstore.Store
+	log   groupLog
+	net   groupNet
+	slog  *slog.Logger
+	raft  atomic.Pointer[raft.Raft]
+
+	fence  *fence
+	chunks *chunkSet
+	snaps  *snapshots
+	prop   proposer
+	reads  readers
+	mend   mender
+
+	// lead is this replica's leadership while it is ready to serve, else nil.
+	lead atomic.Pointer[leadership]
+	life leaderLife
+
+	// applyMu is held while entries are applied, and by whoever needs them not to
+	// be: repairs.
+	applyMu sync.Mutex
+	// applied is the last entry whose changes are all in the store; applying the
+	// last one of which some may be. ceiling is like applying, for what was copied
+	// from replicas that were ahead.
+	applied, applying, ceiling atomic.Uint64
+	appliedNews                news
+	// redo is odd while changes are made again out of their turn: reads then, or
+	// across a change of it, are repeated.
+	redo atomic.Uint64
+	full atomic.Bool
+	// installing: a raft snapshot's chunks are being pulled. pulled counts the
+	// blocks that travelled in all such pulls.
+	installing atomic.Bool
+	pulled     atomic.Int64
+	trouble    atomic.Pointer[string]
+
+	failOnce  sync.Once
+	failed    atomic.Pointer[error]
+	closing   chan struct{}
+	closeOnce sync.Once
+	closeErr  error
+	// ctx ends with the replica; tasks are all goroutines it owns. taskMu orders
+	// their start with its end.
+	ctx    context.Context
+	stop   context.CancelFunc
+	taskMu sync.Mutex
+	tasks  sync.WaitGroup
+}
 
 // Open starts the replica: it loads the last raft snapshot's state, replays the
 // log and joins the group.
-func Open(o Options) (*Replica, error) { panic("skeleton") }
+func Open(o Options) (*Replica, error) {
+	if o.Log == nil || o.Net == nil {
+		return nil, fmt.Errorf("%w: a replica needs a log and a net", backend.ErrInvalid)
+	}
+	return open(o, o.Log, o.Net)
+}
+
+func (o *Options) setDefaults() error {
+	if o.ID == 0 || o.Self == 0 || o.Store == nil || o.FS == nil || o.Dir == "" || o.Peers == nil {
+		return fmt.Errorf("%w: a replica needs ID, Self, Store, FS, Dir and Peers", backend.ErrInvalid)
+	}
+	if o.Heartbeat == 0 {
+		o.Heartbeat = 500 * time.Millisecond
+	}
+	if o.InFlight == 0 {
+		o.InFlight = 4
+	}
+	if o.TrailingLogs == 0 {
+		o.TrailingLogs = 512
+	}
+	if o.InFlight < 1 || o.InFlight > maxInFlight {
+		return fmt.Errorf("%w: %d entries in flight: use 1 to %d", backend.ErrInvalid, o.InFlight, maxInFlight)
+	}
+	if o.LeaderChanged == nil {
+		o.LeaderChanged = func(backend.CopysetID, backend.ServerID, uint64) {}
+	}
+	if o.Failed == nil {
+		o.Failed = func(backend.CopysetID, error) {}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	o.Logger = o.Logger.With("copyset", uint32(o.ID))
+	return nil
+}
+
+func open(o Options, log groupLog, net groupNet) (*Replica, error) {
+	if err := o.setDefaults(); err != nil {
+		return nil, err
+	}
+	r := &Replica{
+		opts: o, store: o.Store, log: log, net: net, slog: o.Logger,
+		fence: newFence(), chunks: newChunkSet(), closing: make(chan struct{}),
+	}
+	r.ctx, r.stop = context.WithCancel(context.Background())
+	r.prop.init(rand.Uint64(), o.InFlight, r.propose)
+	r.reads.init()
+	r.mend.init()
+	r.life.init()
+	if err := r.restoreLocal(); err != nil {
+		return nil, fmt.Errorf("open %v: %w", o.ID, err)
+	}
+	if err := r.startRaft(); err != nil {
+		return nil, fmt.Errorf("open %v: %w", o.ID, err)
+	}
+	r.tasks.Go(r.runLife)
+	r.tasks.Go(r.runReads)
+	r.tasks.Go(r.runMender)
+	return r, nil
+}
+
+// restoreLocal loads the newest raft snapshot and makes the log agree with it.
+func (r *Replica) restoreLocal() error {
+	var st *state
+	var err error
+	if r.snaps, st, err = openSnapshots(r.opts.FS, r.opts.Dir, r.opts.ID, r.slog); err != nil {
+		return err
+	}
+	if err := r.loadMendMarks(); err != nil {
+		return err
+	}
+	first, err := r.log.FirstIndex()
+	if err != nil {
+		return err
+	}
+	if err := r.checkWhole(first); err != nil {
+		return err
+	}
+	if st == nil {
+		return nil
+	}
+	r.fence, r.chunks = st.fence, st.chunks
+	r.applied.Store(st.applied)
+	r.applying.Store(st.applied)
+	r.ceiling.Store(st.ceiling)
+	return r.alignLog(first)
+}
+
+// checkWhole finds out whether an unreadable raft snapshot is missed. It is not when
+// it was being written as the power went: then the one before is there, or the log
+// begins with the first entry, or it was to end an installation, which is sent again.
+func (r *Replica) checkWhole(first uint64) error {
+	from := uint64(0)
+	if m := r.snaps.newest(); m != nil {
+		from = m.Index
+	}
+	if first > from+1 {
+		return fmt.Errorf("%w: the log begins at entry %d, the newest readable raft snapshot is of entry %d: what lies between is lost here (%v)",
+			backend.ErrChecksum, first, from, r.snaps.unreadable)
+	}
+	if r.snaps.unreadable != nil && from == 0 && first == 0 && !r.snaps.leftover {
+		return fmt.Errorf("the only raft snapshot: %w", r.snaps.unreadable)
+	}
+	return nil
+}
+
+// alignLog drops a log that the raft snapshot has left behind: its entries were
+// to be removed when the snapshot was installed, and a crash came first. The log
+// would go on after a gap.
+func (r *Replica) alignLog(first uint64) error {
+	meta := r.snaps.newest()
+	last, err := r.log.LastIndex()
+	if err != nil || last == 0 {
+		return err
+	}
+	stale := last < meta.Index
+	if !stale && first <= meta.Index {
+		var entry raft.Log
+		if err := r.log.GetLog(meta.Index, &entry); err != nil {
+			return err
+		}
+		stale = entry.Term != meta.Term
+	}
+	if !stale {
+		return nil
+	}
+	r.slog.Info("dropping the log that the raft snapshot has left behind", "first", first, "last", last, "snapshot", meta.Index)
+	return r.log.DeleteRange(first, last)
+}
 
 // Submit serves op if this replica leads: op completes at op.Done with its
 // outcome, or with ErrNotLeader (*backend.NotLeaderError with a hint),
 // ErrOutcomeUnknown, ErrOverload, ErrNoSpace. Never blocks. A change's Data is
 // not referenced any more when Submit returns.
-func (r *Replica) Submit(op *backend.Op) { panic("skeleton") }
-
-// Try is Submit for a read that needs no waiting; false when it would.
-func (r *Replica) Try(op *backend.Op) bool { panic("skeleton") }
-
-// Extents, Usage and Delete are backend.Chunks', served by the leader only.
-func (r *Replica) Extents(ctx context.Context, vol backend.VolumeID, chunk backend.ChunkRef, off, length int64, dst []backend.Extent) ([]backend.Extent, error) {
-	panic("skeleton")
-}
-func (r *Replica) Usage(ctx context.Context, chunks []backend.ChunkRef) (int64, error) {
-	panic("skeleton")
-}
-func (r *Replica) Delete(ctx context.Context, vol backend.VolumeID, chunks []backend.ChunkRef) error {
-	panic("skeleton")
-}
-
-// Export gives a chunk's blocks to another replica.
-func (r *Replica) Export(ctx context.Context, req ExportRequest, emit func(Block) error) (ExportInfo, error) {
-	panic("skeleton")
-}
-
-// ChunkIDs lists the chunks that the copyset holds here.
-func (r *Replica) ChunkIDs() []backend.ChunkID { panic("skeleton") }
-
-// Status is what the chunkserver reports.
-func (r *Replica) Status() backend.ReplicaStatus { panic("skeleton") }
-
-// TransferLeadership hands leadership over to a voter, 0 for whichever is most up
-// to date, and returns when that one leads.
-func (r *Replica) TransferLeadership(ctx context.Context, to backend.ServerID) error {
-	panic("skeleton")
+func (r *Replica) Submit(op *backend.Op) {
+	l := r.lead.Load()
+	if l == nil {
+		finish(op, r.notLeader())
+		return
+	}
+	if err := op.Check(); err != nil {
+		finish(op, err)
+		return
+	}
+	switch {
+	case op.Kind == backend.OpRead:
+		r.submitRead(op)
+	case op.Kind == backend.OpFlush || op.Len == 0:
+		r.submitBarrier(op)
+	default:
+		r.submitChange(op)
+	}
 }
 
-// Reconcile, on the leader, takes the configuration one step towards want:
-// damaged members out first, then missing ones in as learners, promoted once they
-// have caught up, then members not wanted out (itself last, after handing over).
-// On others it does nothing. done says that nothing is left to do.
-func (r *Replica) Reconcile(ctx context.Context, want, rebuild []backend.ServerID) (done bool, err error) {
-	panic("skeleton")
+func finish(op *backend.Op, err error) {
+	op.Err = err
+	if op.Done != nil {
+		op.Done.OpDone(op)
+	}
 }
 
-// Snapshot makes the chunks durable up to what is applied and cuts the log.
-func (r *Replica) Snapshot() error { panic("skeleton") }
+func (r *Replica) notLeader() error {
+	leader, term := r.life.known()
+	if leader == r.opts.Self {
+		leader = 0 // on the way there or from there, not ready to serve
+	}
+	return &backend.NotLeaderError{Copyset: r.opts.ID, Leader: leader, Term: term}
+}
 
-// Scrub reads and verifies every chunk, repairing from peers what is damaged.
-func (r *Replica) Scrub(ctx context.Context) (ScrubResult, error) { panic("skeleton") }
+func (r *Replica) staleEpoch(volume backend.VolumeID, epoch backend.Epoch) error {
+	return fmt.Errorf("%w: %v is at epoch %d, the operation at %d", backend.ErrStaleEpoch, volume, r.fence.epochOf(volume), epoch)
+}
 
-// ScrubResult counts what a scrub found.
-type ScrubResult struct{ Chunks, Damaged, Repaired int }
+// fail stops the replica for good: nothing is applied or acknowledged any more
+// until it is opened again. Its log goes on voting and storing, so that the group
+// keeps its majority.
+func (r *Replica) fail(err error) {
+	r.failOnce.Do(func() {
+		r.failed.Store(&err)
+		r.slog.Error("replica failed: nothing is applied until a restart", "err", err)
+		r.spawn(func() {
+			r.opts.Failed(r.opts.ID, err)
+			r.resign()
+		})
+	})
+}
+
+// spawn starts a goroutine of the replica; false when it is closing.
+func (r *Replica) spawn(task func()) bool {
+	r.taskMu.Lock()
+	defer r.taskMu.Unlock()
+	select {
+	case <-r.closing:
+		return false
+	default:
+	}
+	r.tasks.Go(task)
+	return true
+}
+
+func (r *Replica) failure() error {
+	if p := r.failed.Load(); p != nil {
+		return fmt.Errorf("%v has failed: %w", r.opts.ID, *p)
+	}
+	return nil
+}
+
+// Applied is the last entry whose changes are all in the chunks.
+func (r *Replica) Applied() uint64 { return r.applied.Load() }
+
+// Pulled counts the blocks that were copied from other replicas to catch up.
+func (r *Replica) Pulled() int64 { return r.pulled.Load() }
+
+// Trouble says in words what holds this replica up, "" for nothing.
+func (r *Replica) Trouble() string {
+	if err := r.failure(); err != nil {
+		return err.Error()
+	}
+	if p := r.trouble.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
+func (r *Replica) setTrouble(what string) {
+	if what == "" {
+		if r.trouble.Swap(nil) != nil {
+			r.slog.Info("trouble is over")
+		}
+		return
+	}
+	if p := r.trouble.Swap(&what); p == nil || *p != what {
+		r.slog.Warn("in trouble", "what", what)
+	}
+}
 
 // Full tells the replica that its disk is (or is no longer) too full for changes:
-// as a leader it then answers them with ErrNoSpace.
-func (r *Replica) Full(full bool) { panic("skeleton") }
+// as a leader it then answers them with ErrNoSpace. What frees space passes.
+func (r *Replica) Full(full bool) { r.full.Store(full) }
+
+// ChunkIDs lists the chunks that the copyset holds here.
+func (r *Replica) ChunkIDs() []backend.ChunkID { return r.chunks.ids() }
+
+// Status is what the chunkserver reports.
+func (r *Replica) Status() backend.ReplicaStatus {
+	s := backend.ReplicaStatus{Copyset: r.opts.ID, State: backend.ReplicaOK, Applied: r.applied.Load()}
+	s.Leader, s.Term = r.life.known()
+	if r.installing.Load() || r.unfinished() || r.failed.Load() != nil {
+		s.State = backend.ReplicaCatchingUp
+	}
+	rf := r.raft.Load()
+	s.Committed = rf.CommitIndex()
+	s.Voters, s.Learners = membersOf(rf.GetConfiguration().Configuration())
+	return s
+}
+
+// unfinished says that an installation was cut short by a restart and has not been
+// made up for: by another one, or by the log.
+func (r *Replica) unfinished() bool {
+	if !r.snaps.pending() {
+		return false
+	}
+	rf := r.raft.Load()
+	leader, _ := r.life.known()
+	if commit := rf.CommitIndex(); r.installing.Load() || leader == 0 || commit == 0 || rf.AppliedIndex() < commit {
+		return true
+	}
+	if err := r.snaps.caughtUp(); err != nil {
+		r.slog.Warn("removing the mark of an unfinished installation", "err", err)
+	}
+	return false
+}
 
 // Close stops the replica. Operations in flight complete with ErrOutcomeUnknown.
-func (r *Replica) Close() error { panic("skeleton") }
+func (r *Replica) Close() error {
+	r.closeOnce.Do(func() {
+		r.taskMu.Lock()
+		close(r.closing)
+		r.taskMu.Unlock()
+		r.stop()
+		r.lead.Store(nil)
+		r.prop.close(errClosing, r.notLeader())
+		stopped := r.raft.Load().Shutdown()
+		// raft waits for its replication, which may wait in the net for a peer that is
+		// dead.
+		netErr := r.net.Close()
+		r.closeErr = errors.Join(stopped.Error(), netErr)
+		r.tasks.Wait()
+		r.reads.close()
+	})
+	return r.closeErr
+}
+
+var errClosing = fmt.Errorf("%w: the replica is closing", backend.ErrOutcomeUnknown)
