@@ -119,6 +119,8 @@ func closedMetaCalls(ctx context.Context, m backend.Meta) map[string]error {
 	_, errs["PurgeVolume"] = m.PurgeVolume(ctx, 1)
 	errs["PurgeDone"] = m.PurgeDone(ctx, 1)
 	_, errs["OpenVolume"] = m.OpenVolume(ctx, "v", "gw", backend.OpenExclusive)
+	errs["KeepAlive"] = m.KeepAlive(ctx, "gw")
+	_, errs["Copyset"] = m.Copyset(ctx, 1)
 	errs["CloseVolume"] = m.CloseVolume(ctx, 1, 1)
 	_, errs["Segment"] = m.Segment(ctx, 1, 0)
 	_, errs["AllocateSegment"] = m.AllocateSegment(ctx, 1, 1, 0)

@@ -132,8 +132,78 @@ var metaLeaseCases = []metaCase{
 			_, err := m.OpenVolume(t.Context(), "v", owner, backend.OpenExclusive)
 			wantErr(t, err, backend.ErrInvalid, "owner")
 		}
+		for _, owner := range []string{"", strings.Repeat("o", 10_000), "gw\xff", "gw\n"} {
+			wantErr(t, m.KeepAlive(t.Context(), owner), backend.ErrInvalid, "owner")
+		}
 		_, err := m.OpenVolume(t.Context(), "v", "gw", backend.OpenMode(9))
 		wantErr(t, err, backend.ErrInvalid, "mode")
 		mustOpen(t, m, "v", "gw", backend.OpenExclusive)
+	}},
+	{"EveryOpenHasASessionOfItsOwn", func(t *testing.T, m backend.Meta) {
+		mustCreate(t, m, "v", 1)
+		mustCreate(t, m, "w", 1)
+		seen := map[backend.SessionID]bool{}
+		note := func(lease backend.Lease) backend.Lease {
+			t.Helper()
+			if lease.Session == 0 || seen[lease.Session] {
+				t.Errorf("session %d: 0, or given before", lease.Session)
+			}
+			seen[lease.Session] = true
+			return lease
+		}
+		note(mustOpen(t, m, "v", "gw-a", backend.OpenShared))
+		note(mustOpen(t, m, "v", "gw-b", backend.OpenShared)) // joins, under the same epoch
+		note(mustOpen(t, m, "v", "gw-b", backend.OpenShared)) // comes back
+		mustClose(t, m, note(mustOpen(t, m, "w", "gw-a", backend.OpenExclusive)))
+		note(mustOpen(t, m, "w", "gw-a", backend.OpenExclusive))
+		note(mustOpen(t, m, "w", "gw-b", backend.OpenTakeOver))
+	}},
+	{"TakeOverFencesWhoeverHasIt", func(t *testing.T, m backend.Meta) {
+		for name, held := range map[string][]backend.OpenMode{
+			"free": nil, "exclusive": {backend.OpenExclusive}, "taken": {backend.OpenTakeOver},
+			"shared": {backend.OpenShared, backend.OpenShared},
+		} {
+			t.Run(name, func(t *testing.T) {
+				mustCreate(t, m, name, 2)
+				var before []backend.Lease
+				for i, mode := range held {
+					before = append(before, mustOpen(t, m, name, "gw-"+string(rune('a'+i)), mode))
+				}
+				lease := mustOpen(t, m, name, "taker", backend.OpenTakeOver)
+				if lease.Mode != backend.OpenTakeOver || lease.Volume.Owner != "taker" {
+					t.Errorf("lease %+v, want one of owner taker", lease)
+				}
+				for _, old := range before {
+					if old.Epoch >= lease.Epoch {
+						t.Errorf("epoch %d taken over under epoch %d", old.Epoch, lease.Epoch)
+					}
+					_, err := m.AllocateSegment(t.Context(), old.Volume.ID, old.Epoch, 0)
+					wantErr(t, err, backend.ErrStaleEpoch)
+					wantErr(t, m.CloseVolume(t.Context(), old.Volume.ID, old.Epoch), backend.ErrStaleEpoch)
+				}
+				mustAllocate(t, m, lease, 0)
+				_, err := m.OpenVolume(t.Context(), name, "gw-a", backend.OpenExclusive)
+				wantErr(t, err, backend.ErrBusy, `"taker"`)
+				mustClose(t, m, lease)
+			})
+		}
+	}},
+	{"KeepAliveOfAnybodyIsNoError", func(t *testing.T, m backend.Meta) {
+		mustCreate(t, m, "v", 1)
+		lease := mustOpen(t, m, "v", "gw", backend.OpenExclusive)
+		for _, owner := range []string{"gw", "gw", "never seen"} {
+			if err := m.KeepAlive(t.Context(), owner); err != nil {
+				t.Errorf("KeepAlive(%q): %v", owner, err)
+			}
+		}
+		mustAllocate(t, m, lease, 0)
+		_, err := m.OpenVolume(t.Context(), "v", "never seen", backend.OpenExclusive)
+		wantErr(t, err, backend.ErrBusy, `"gw"`)
+	}},
+	{"UnknownCopysetsAreNotFound", func(t *testing.T, m backend.Meta) {
+		for _, id := range []backend.CopysetID{0, 1 << 31} {
+			_, err := m.Copyset(t.Context(), id)
+			wantErr(t, err, backend.ErrNotFound)
+		}
 	}},
 }

@@ -65,8 +65,8 @@ func TestMetaReopened(t *testing.T, open func(t *testing.T) backend.Meta, reopen
 
 		m = reopen(t, m)
 		again := mustOpen(t, m, "v", "gw", backend.OpenExclusive)
-		if again.Epoch <= lease.Epoch {
-			t.Errorf("epoch %d after %d", again.Epoch, lease.Epoch)
+		if again.Epoch <= lease.Epoch || again.Session <= lease.Session {
+			t.Errorf("epoch %d and session %d after %d and %d", again.Epoch, again.Session, lease.Epoch, lease.Session)
 		}
 		_, err := m.AllocateSegment(t.Context(), v.ID, lease.Epoch, 1)
 		wantErr(t, err, backend.ErrStaleEpoch)

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/time/rate"
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/backend/chunkstore"
@@ -21,14 +20,9 @@ import (
 
 const (
 	// DefaultRecycleKeep is how long a removed volume can be recovered.
-	DefaultRecycleKeep = 7 * 24 * time.Hour
+	DefaultRecycleKeep = mds.DefaultRecycleKeep
 	// PurgeAtOnce, as Options.RecycleKeep, deletes removed volumes right away.
-	PurgeAtOnce = time.Duration(-1)
-
-	// deleteRate paces background deletion, in chunks a second, so that it does
-	// not crowd out the volumes' own IO; deleteBatch go in one call.
-	deleteRate  = 1000
-	deleteBatch = 64
+	PurgeAtOnce = mds.PurgeAtOnce
 )
 
 // Options of a Backend. The zero value is good.
@@ -54,9 +48,7 @@ type Backend struct {
 	chunks backend.Chunks
 	log    *slog.Logger
 
-	recycleKeep time.Duration
-	purgeWake   chan struct{} // holds a token when the recycle bin has changed
-	deletes     *rate.Limiter
+	purger *mds.Purger
 
 	// background is done once Close begins; the work waits in running.
 	background context.Context
@@ -117,7 +109,7 @@ func Open(dir string, opts Options) (_ *Backend, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s: %w", dir, err)
 	}
-	b.running.Go(b.purgeExpired)
+	b.running.Go(func() { b.purger.Run(b.background) })
 	b.running.Go(func() { b.deleteOrphans(candidates) })
 	return b, nil
 }
@@ -130,23 +122,17 @@ func OpenMemory(opts Options) (*Backend, error) {
 		return nil, err
 	}
 	b := newBackend(m, memory.New(), opts)
-	b.running.Go(b.purgeExpired)
+	b.running.Go(func() { b.purger.Run(b.background) })
 	return b, nil
 }
 
 func newBackend(m *mds.MDS, chunks backend.Chunks, opts Options) *Backend {
 	ctx, stop := context.WithCancel(context.Background())
-	b := &Backend{
-		mds: m, chunks: chunks, log: opts.Log,
-		recycleKeep: cmp.Or(opts.RecycleKeep, DefaultRecycleKeep),
-		purgeWake:   make(chan struct{}, 1),
-		deletes:     rate.NewLimiter(deleteRate, deleteBatch),
-		background:  ctx, stop: stop,
-	}
-	b.recycleKeep = max(b.recycleKeep, 0)
+	b := &Backend{mds: m, chunks: chunks, log: opts.Log, background: ctx, stop: stop}
 	if b.log == nil {
 		b.log = slog.Default()
 	}
+	b.purger = mds.NewPurger(m, mds.PurgeOptions{Keep: opts.RecycleKeep, Delete: chunks.Delete, Log: b.log})
 	return b
 }
 

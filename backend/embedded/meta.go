@@ -41,7 +41,7 @@ func (m fencingMeta) RemoveVolume(ctx context.Context, name string) (backend.Vol
 	if err := m.b.fence(info.ID, info.Epoch+1); err != nil {
 		return info, fmt.Errorf("remove volume %q: it is in the recycle bin, but its last owner may still write: %w", name, err)
 	}
-	m.b.wakePurger()
+	m.b.purger.Wake()
 	return info, nil
 }
 

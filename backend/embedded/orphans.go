@@ -59,7 +59,7 @@ func (b *Backend) deleteOrphans(candidates []backend.ChunkID) {
 		for id := range orphans {
 			refs = append(refs, backend.ChunkRef{ID: id})
 		}
-		err = b.deletePaced(noVolume, refs)
+		err = b.purger.DeletePaced(b.background, noVolume, refs)
 	}
 	switch {
 	case b.background.Err() != nil: // the next Open goes on

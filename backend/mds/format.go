@@ -1,12 +1,9 @@
 package mds
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"math/bits"
 
 	"github.com/opencurve/curve-nbd/backend"
@@ -18,6 +15,10 @@ import (
 //	v <volume id:8>                          volume (volumeRecord)
 //	s <volume id:8> <segment index:4>        segment
 //	r <recycled at, unix ns:8> <volume id:8> recycle bin, oldest first; no value
+//	q <request id:16>                        outcome of a request (requestRecord)
+//	d <chunkserver id:4>                     chunkserver (serverRecord)
+//	k <copyset id:4>                         copyset (copysetRecord)
+//	u <copyset id:4>                         chunks on the copyset:8
 //	c <counter name>                         last id given out:8
 //	m format | m store                       version of this layout:1, store id
 //
@@ -28,12 +29,19 @@ const (
 	keyVolume  = 'v'
 	keySegment = 's'
 	keyRecycle = 'r'
+	keyRequest = 'q'
+	keyServer  = 'd'
+	keyCopyset = 'k'
+	keyUse     = 'u'
 )
 
 const (
 	counterVolume    = "cvolume"
 	counterDirectory = "cdirectory"
 	counterChunk     = "cchunk"
+	counterSession   = "csession"
+	counterServer    = "cserver"
+	counterCopyset   = "ccopyset"
 	// counterSkipped is the last chunk id that MDS.SkipChunkIDs passed over.
 	counterSkipped = "cskipped"
 
@@ -42,7 +50,12 @@ const (
 )
 
 const (
-	layoutVersion  = 1
+	// layoutVersion is that of a store without chunkservers; layoutCluster, from
+	// the first chunkserver on, keeps programs out that would allocate chunks
+	// without looking at the copysets.
+	layoutVersion = 1
+	layoutCluster = 2
+
 	entryVersion   = 1
 	volumeVersion  = 1
 	segmentVersion = 1
@@ -152,13 +165,8 @@ func decodeVolume(b []byte) (*volumeRecord, error) {
 		return nil, fmt.Errorf("%w: volume record of version %d: this program knows %d", errDamaged, b[0], volumeVersion)
 	}
 	v := new(volumeRecord)
-	d := json.NewDecoder(bytes.NewReader(b[1:]))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
+	if err := decodeStrictly(b[1:], v); err != nil {
 		return nil, fmt.Errorf("%w: volume record: %w", errDamaged, err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: volume record: bytes after its end", errDamaged)
 	}
 	if err := v.check(); err != nil {
 		return nil, fmt.Errorf("%w: record of %s: %s", errDamaged, v.ID, err)

@@ -78,25 +78,32 @@ func checkOwner(owner string) error {
 	return nil
 }
 
-// acquire changes v to what it is once owner has opened it, by this table.
+// acquire changes v to what it is once owner has opened it, by this table. An
+// owner is silent when it was not heard of for Options.LeaseTTL.
 //
 //	now        owner among them   asks for    then
+//	any        -                  take-over   new epoch, earlier ones are fenced
 //	free       -                  any         new epoch
 //	exclusive  yes                any         new epoch, the earlier one is fenced
-//	exclusive  no                 any         busy
+//	exclusive  no                 any         busy; holder silent: new epoch
 //	shared     yes, alone         any         new epoch, the earlier one is fenced
 //	shared     yes, with others   shared      new epoch for owner; the others, fenced
 //	                                          too, open again
-//	shared     yes, with others   exclusive   busy
-//	shared     no                 shared      joins the epoch of the others
-//	shared     no                 exclusive   busy
-func (v *volumeRecord) acquire(owner string, mode leaseMode) error {
-	fresh := &leaseRecord{Mode: mode, Owners: []string{owner}, Opens: 1}
+//	shared     yes, with others   exclusive   busy; all others silent: new epoch
+//	shared     no                 shared      joins the epoch of the others;
+//	                                          all of them silent: new epoch
+//	shared     no                 exclusive   busy; all of them silent: new epoch
+func (v *volumeRecord) acquire(owner string, mode backend.OpenMode, alive func(owner string) bool) error {
+	stored := leaseExclusive
+	if mode == backend.OpenShared {
+		stored = leaseShared
+	}
 	l := v.Lease
 	switch {
-	case l == nil:
-	case slices.Contains(l.Owners, owner) && (len(l.Owners) == 1 || mode == leaseShared):
-	case l.Mode == leaseShared && mode == leaseShared:
+	case l == nil, mode == backend.OpenTakeOver:
+	case slices.Contains(l.Owners, owner) && (len(l.Owners) == 1 || stored == leaseShared):
+	case l.abandoned(owner, alive):
+	case l.Mode == leaseShared && stored == leaseShared:
 		if len(l.Owners) == maxOwners {
 			return fmt.Errorf("%w: %d owners have shared it since it was last closed by all: close it everywhere", backend.ErrBusy, maxOwners)
 		}
@@ -107,8 +114,13 @@ func (v *volumeRecord) acquire(owner string, mode leaseMode) error {
 		return fmt.Errorf("%w: %s: close it there first", backend.ErrBusy, l)
 	}
 	v.Epoch++
-	v.Lease = fresh
+	v.Lease = &leaseRecord{Mode: stored, Owners: []string{owner}, Opens: 1}
 	return nil
+}
+
+// abandoned says whether all who hold the lease, but for owner, are silent.
+func (l *leaseRecord) abandoned(owner string, alive func(string) bool) bool {
+	return !slices.ContainsFunc(l.Owners, func(o string) bool { return o != owner && alive(o) })
 }
 
 // holds reports, as ErrStaleEpoch, that epoch is not a lease that is held.
@@ -130,37 +142,63 @@ func (m *MDS) OpenVolume(ctx context.Context, name, owner string, mode backend.O
 	if err != nil {
 		return backend.Lease{}, err
 	}
-	stored := leaseExclusive
-	switch mode {
-	case backend.OpenExclusive:
-	case backend.OpenShared:
-		stored = leaseShared
-	default:
-		return backend.Lease{}, fmt.Errorf("open volume %q: %w: mode %d: use OpenExclusive or OpenShared", name, backend.ErrInvalid, mode)
+	if mode > backend.OpenTakeOver {
+		return backend.Lease{}, fmt.Errorf("open volume %q: %w: mode %d: use OpenExclusive, OpenShared or OpenTakeOver", name, backend.ErrInvalid, mode)
 	}
-	if err := checkOwner(owner); err != nil {
+	if err := m.heard(owner); err != nil {
 		return backend.Lease{}, fmt.Errorf("open volume %q: %w", name, err)
 	}
-	var v *volumeRecord
-	err = m.store.Update(ctx, func(tx Txn) error {
-		if v, err = lookup(tx, name); err != nil {
-			return err
-		}
-		if err := v.acquire(owner, stored); err != nil {
-			return err
-		}
-		return putVolume(tx, v)
+	var lease backend.Lease
+	err = m.store.Update(ctx, func(tx Txn) (err error) {
+		lease, err = m.open(ctx, tx, name, owner, mode)
+		return err
 	})
 	if err != nil {
 		return backend.Lease{}, fmt.Errorf("open volume %q: %w", name, err)
 	}
-	return backend.Lease{Volume: v.info(), Epoch: v.Epoch, Mode: mode}, nil
+	return lease, nil
+}
+
+func (m *MDS) open(ctx context.Context, tx Txn, name, owner string, mode backend.OpenMode) (backend.Lease, error) {
+	done, again, err := m.doneBefore(ctx, tx, requestOpen)
+	if err != nil {
+		return backend.Lease{}, err
+	}
+	if again {
+		v, err := getVolume(tx, done.volume)
+		if err == nil {
+			err = v.holds(done.epoch)
+		}
+		if err != nil {
+			return backend.Lease{}, fmt.Errorf("it was opened, and lost since: %w", err)
+		}
+		return backend.Lease{Volume: v.info(), Epoch: done.epoch, Mode: mode, Session: done.session}, nil
+	}
+	v, err := lookup(tx, name)
+	if err != nil {
+		return backend.Lease{}, err
+	}
+	if err := v.acquire(owner, mode, m.owners.alive); err != nil {
+		return backend.Lease{}, err
+	}
+	session, err := takeIDs(tx, counterSession, 1)
+	if err != nil {
+		return backend.Lease{}, err
+	}
+	if err := putVolume(tx, v); err != nil {
+		return backend.Lease{}, err
+	}
+	lease := backend.Lease{Volume: v.info(), Epoch: v.Epoch, Mode: mode, Session: backend.SessionID(session)}
+	return lease, m.remember(ctx, tx, requestRecord{kind: requestOpen, volume: v.ID, epoch: lease.Epoch, session: lease.Session})
 }
 
 // CloseVolume implements backend.Meta. Closing again what is closed, and was not
 // opened since, is no error: the first answer may have been lost on its way.
 func (m *MDS) CloseVolume(ctx context.Context, id backend.VolumeID, epoch backend.Epoch) error {
 	err := m.store.Update(ctx, func(tx Txn) error {
+		if _, again, err := m.doneBefore(ctx, tx, requestClose); err != nil || again {
+			return err
+		}
 		v, err := getVolume(tx, id)
 		if err != nil {
 			return err
@@ -174,7 +212,10 @@ func (m *MDS) CloseVolume(ctx context.Context, id backend.VolumeID, epoch backen
 		if v.Lease.Opens--; v.Lease.Opens == 0 {
 			v.Lease = nil
 		}
-		return putVolume(tx, v)
+		if err := putVolume(tx, v); err != nil {
+			return err
+		}
+		return m.remember(ctx, tx, requestRecord{kind: requestClose, volume: id, epoch: epoch})
 	})
 	if err != nil {
 		return fmt.Errorf("close %s: %w", id, err)
@@ -214,9 +255,17 @@ func (m *MDS) ReleaseAll(ctx context.Context) (int, error) {
 }
 
 // KeepAlive implements backend.Meta.
-func (m *MDS) KeepAlive(context.Context, string) error { return nil }
+func (m *MDS) KeepAlive(ctx context.Context, owner string) error {
+	if err := m.heard(owner); err != nil {
+		return fmt.Errorf("keep alive: %w", err)
+	}
+	return m.usable(ctx)
+}
 
-// Copyset implements backend.Meta.
-func (m *MDS) Copyset(_ context.Context, id backend.CopysetID) (backend.Copyset, error) {
-	return backend.Copyset{}, fmt.Errorf("%w: %v", backend.ErrNotFound, id)
+// heard checks who an owner is and notes that it lives.
+func (m *MDS) heard(owner string) error {
+	if err := checkOwner(owner); err != nil {
+		return err
+	}
+	return m.owners.hear(owner)
 }

@@ -26,7 +26,7 @@ func TestStoreOfAnotherLayoutOrClusterIsRefused(t *testing.T) {
 	if _, err := mds.New(store, mds.Options{StoreID: "two"}); !errors.Is(err, backend.ErrInvalid) {
 		t.Errorf("open as another store: %v, want ErrInvalid", err)
 	}
-	update(t, store, "mformat", "\x02")
+	update(t, store, "mformat", "\x03")
 	if _, err := mds.New(store, mds.Options{StoreID: "one"}); !errors.Is(err, backend.ErrNotSupported) {
 		t.Errorf("open a newer layout: %v, want ErrNotSupported", err)
 	}
@@ -178,22 +178,22 @@ func TestExpiredVolumeIsPurgedOnlyIfStillExpired(t *testing.T) {
 	if err != nil || len(due) != 1 || due[0] != ids[0] || !oldest.Equal(time.Unix(1060, 0)) {
 		t.Fatalf("due %v, next of %v, %v", due, oldest, err)
 	}
-	if _, err := m.PurgeExpired(t.Context(), ids[1], cutoff); !errors.Is(err, backend.ErrBusy) {
+	if _, err := mds.PurgeExpired(t.Context(), m, ids[1], cutoff); !errors.Is(err, backend.ErrBusy) {
 		t.Errorf("purge of the young: %v, want ErrBusy", err)
 	}
 	if _, err := m.RecoverVolume(t.Context(), ids[0], ""); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.PurgeExpired(t.Context(), ids[0], cutoff); !errors.Is(err, backend.ErrInvalid) {
+	if _, err := mds.PurgeExpired(t.Context(), m, ids[0], cutoff); !errors.Is(err, backend.ErrInvalid) {
 		t.Errorf("purge of the recovered: %v, want ErrInvalid", err)
 	}
 	if _, err := m.RemoveVolume(t.Context(), "old"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.PurgeExpired(t.Context(), ids[0], cutoff); !errors.Is(err, backend.ErrBusy) {
+	if _, err := mds.PurgeExpired(t.Context(), m, ids[0], cutoff); !errors.Is(err, backend.ErrBusy) {
 		t.Errorf("purge of the removed again: %v, want ErrBusy", err)
 	}
-	if _, err := m.PurgeExpired(t.Context(), ids[0], now); err != nil {
+	if _, err := mds.PurgeExpired(t.Context(), m, ids[0], now); err != nil {
 		t.Errorf("purge when it is due: %v", err)
 	}
 }
@@ -201,11 +201,11 @@ func TestExpiredVolumeIsPurgedOnlyIfStillExpired(t *testing.T) {
 // failingAllocator fails for one volume.
 type failingAllocator struct{ volume backend.VolumeID }
 
-func (a failingAllocator) Place(v backend.VolumeID, copysets []backend.CopysetID) error {
+func (a failingAllocator) Place(tx mds.Txn, v backend.VolumeID, copysets []backend.CopysetID) error {
 	if v == a.volume {
 		return fmt.Errorf("%w: no healthy copyset", backend.ErrNoSpace)
 	}
-	return mds.SingleCopyset(7).Place(v, copysets)
+	return mds.SingleCopyset(7).Place(tx, v, copysets)
 }
 
 func TestAllocatorChoosesCopysetsAndMayRefuse(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"math"
 	"time"
 
@@ -14,16 +15,16 @@ import (
 // Allocator chooses the copysets of new chunks.
 type Allocator interface {
 	// Place fills copysets, one for each chunk of a new segment of volume. It is
-	// called inside a transaction, maybe more than once for one segment: it must
-	// not wait.
-	Place(volume backend.VolumeID, copysets []backend.CopysetID) error
+	// called inside the transaction of the allocation, maybe more than once for
+	// one segment: it must not wait.
+	Place(tx Txn, volume backend.VolumeID, copysets []backend.CopysetID) error
 }
 
 // SingleCopyset is the Allocator of a cluster that has one copyset.
 type SingleCopyset backend.CopysetID
 
 // Place implements Allocator.
-func (id SingleCopyset) Place(_ backend.VolumeID, copysets []backend.CopysetID) error {
+func (id SingleCopyset) Place(_ Txn, _ backend.VolumeID, copysets []backend.CopysetID) error {
 	for i := range copysets {
 		copysets[i] = backend.CopysetID(id)
 	}
@@ -32,64 +33,99 @@ func (id SingleCopyset) Place(_ backend.VolumeID, copysets []backend.CopysetID) 
 
 // Options of an MDS. The zero value is good for one machine.
 type Options struct {
-	// Allocator is SingleCopyset(1) by default.
+	// Allocator is, by default, the copysets of a Cluster, and SingleCopyset(1)
+	// without one.
 	Allocator Allocator
+	// LeaseTTL is how long an owner of a lease may be silent before others may
+	// take its volumes; 0 for ever, where a lease's owners are in this process.
+	LeaseTTL time.Duration
+	// Cluster makes this the metadata of chunkservers, a backend.Topology; nil
+	// for one machine.
+	Cluster *ClusterOptions
 	// StoreID, when not empty, is what this store belongs to. It is written into
 	// a new store and compared with an old one, so that the metadata of one
 	// cluster is never taken for another's.
 	StoreID string
 	// Now is time.Now by default.
 	Now func() time.Time
+	// Log is slog.Default() by default.
+	Log *slog.Logger
 }
 
-// MDS is the metadata of one cluster, a backend.Meta.
+// MDS is the metadata of one cluster, a backend.Meta and a backend.Topology.
 type MDS struct {
-	store Store
-	alloc Allocator
-	now   func() time.Time
+	store   Store
+	alloc   Allocator
+	now     func() time.Time
+	log     *slog.Logger
+	owners  *owners
+	cluster *cluster // nil on one machine
 }
 
-var _ backend.Meta = (*MDS)(nil)
+var (
+	_ backend.Meta     = (*MDS)(nil)
+	_ backend.Topology = (*MDS)(nil)
+)
 
 // New serves what store holds; an empty store becomes an empty cluster. The MDS
 // owns the store from then on, unless New fails.
 func New(store Store, opts Options) (*MDS, error) {
-	if opts.Allocator == nil {
-		opts.Allocator = SingleCopyset(1)
-	}
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	m := &MDS{store: store, alloc: opts.Allocator, now: opts.Now}
-	if err := store.Update(context.Background(), func(tx Txn) error { return claim(tx, opts.StoreID) }); err != nil {
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	if opts.LeaseTTL < 0 {
+		return nil, fmt.Errorf("%w: lease time %s: use 0 for leases that do not end", backend.ErrInvalid, opts.LeaseTTL)
+	}
+	m := &MDS{store: store, alloc: opts.Allocator, now: opts.Now, log: opts.Log, owners: newOwners(opts.LeaseTTL, opts.Now)}
+	var layout byte
+	err := store.Update(context.Background(), func(tx Txn) (err error) {
+		layout, err = claim(tx, opts.StoreID)
+		return err
+	})
+	if err == nil && opts.Cluster != nil {
+		m.cluster, err = openCluster(store, *opts.Cluster, opts.Now, opts.Log)
+	}
+	switch {
+	case err != nil:
+	case opts.Cluster == nil && layout == layoutCluster:
+		err = fmt.Errorf("%w: it belongs to a cluster of chunkservers: serve it with `curve-nbd mds`", backend.ErrInvalid)
+	case m.alloc == nil && m.cluster != nil:
+		m.alloc = m.cluster
+	case m.alloc == nil:
+		m.alloc = SingleCopyset(1)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open metadata: %w", err)
 	}
 	return m, nil
 }
 
 // claim makes an empty store ours, and refuses one that is not.
-func claim(tx Txn, storeID string) error {
+func claim(tx Txn, storeID string) (layout byte, err error) {
 	format, err := tx.Get([]byte(keyFormat))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if format == nil {
 		if err := tx.Put([]byte(keyFormat), []byte{layoutVersion}); err != nil {
-			return err
+			return 0, err
 		}
-		return tx.Put([]byte(keyStoreID), []byte(storeID))
+		return layoutVersion, tx.Put([]byte(keyStoreID), []byte(storeID))
 	}
-	if len(format) != 1 || format[0] != layoutVersion {
-		return fmt.Errorf("%w: metadata layout % x: this program knows %d: use the program that wrote it", backend.ErrNotSupported, format, layoutVersion)
+	if len(format) != 1 || format[0] < layoutVersion || format[0] > layoutCluster {
+		return 0, fmt.Errorf("%w: metadata layout % x: this program knows %d to %d: use the program that wrote it", backend.ErrNotSupported, format, layoutVersion, layoutCluster)
 	}
 	found, err := tx.Get([]byte(keyStoreID))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if storeID != "" && !bytes.Equal(found, []byte(storeID)) {
-		return fmt.Errorf("%w: metadata of store %q, expected %q: put the right metadata file back", backend.ErrInvalid, found, storeID)
+		return 0, fmt.Errorf("%w: metadata of store %q, expected %q: put the right metadata file back", backend.ErrInvalid, found, storeID)
 	}
-	return nil
+	return format[0], nil
 }
 
 // Close implements backend.Meta.

@@ -19,12 +19,21 @@ func (m *MDS) RemoveVolume(ctx context.Context, name string) (backend.VolumeInfo
 	}
 	var v *volumeRecord
 	err = m.store.Update(ctx, func(tx Txn) error {
+		done, again, err := m.doneBefore(ctx, tx, requestRemove)
+		if err != nil {
+			return err
+		}
+		if again {
+			v, err = getVolume(tx, done.volume)
+			return err
+		}
 		if v, err = lookup(tx, name); err != nil {
 			return err
 		}
-		if v.Lease != nil {
+		if v.Lease != nil && !v.Lease.abandoned("", m.owners.alive) {
 			return fmt.Errorf("%w: %s: close it there first", backend.ErrBusy, v.Lease)
 		}
+		v.Lease = nil
 		if err := unlink(tx, name); err != nil {
 			return err
 		}
@@ -32,7 +41,10 @@ func (m *MDS) RemoveVolume(ctx context.Context, name string) (backend.VolumeInfo
 		if err := tx.Put(recycleKey(v.RecycledAt, v.ID), nil); err != nil {
 			return err
 		}
-		return putVolume(tx, v)
+		if err := putVolume(tx, v); err != nil {
+			return err
+		}
+		return m.remember(ctx, tx, requestRecord{kind: requestRemove, volume: v.ID})
 	})
 	if err != nil {
 		return backend.VolumeInfo{}, fmt.Errorf("remove volume %q: %w", name, err)
@@ -79,7 +91,15 @@ func (m *MDS) RecoverVolume(ctx context.Context, id backend.VolumeID, newName st
 		}
 	}
 	var v *volumeRecord
-	err := m.store.Update(ctx, func(tx Txn) (err error) {
+	err := m.store.Update(ctx, func(tx Txn) error {
+		_, again, err := m.doneBefore(ctx, tx, requestRecover)
+		if err != nil {
+			return err
+		}
+		if again {
+			v, err = getVolume(tx, id)
+			return err
+		}
 		if v, err = getRecycled(tx, id); err != nil {
 			return err
 		}
@@ -96,7 +116,10 @@ func (m *MDS) RecoverVolume(ctx context.Context, id backend.VolumeID, newName st
 			return err
 		}
 		v.State, v.RecycledAt = backend.VolumeActive, 0
-		return putVolume(tx, v)
+		if err := putVolume(tx, v); err != nil {
+			return err
+		}
+		return m.remember(ctx, tx, requestRecord{kind: requestRecover, volume: id})
 	})
 	if err != nil {
 		return backend.VolumeInfo{}, fmt.Errorf("recover %s: %w", id, err)
@@ -116,22 +139,29 @@ func getRecycled(tx Txn, id backend.VolumeID) (*volumeRecord, error) {
 // PurgeVolume implements backend.Meta. From here on the volume cannot be
 // recovered. It may be called again, until PurgeDone.
 func (m *MDS) PurgeVolume(ctx context.Context, id backend.VolumeID) ([]backend.Segment, error) {
-	return m.purge(ctx, id, func(*volumeRecord) error { return nil })
+	if err := m.markPurging(ctx, id, anyTime); err != nil {
+		return nil, err
+	}
+	return m.Segments(ctx, id)
 }
 
-// PurgeExpired is PurgeVolume for volumes that went to the recycle bin at or
-// before cutoff, or are being purged already. backend.ErrBusy for younger ones:
-// the volume may have been recovered and removed again since it was listed.
-func (m *MDS) PurgeExpired(ctx context.Context, id backend.VolumeID, cutoff time.Time) ([]backend.Segment, error) {
-	return m.purge(ctx, id, func(v *volumeRecord) error {
+// anyTime lets every recycled volume be purged.
+func anyTime(*volumeRecord) error { return nil }
+
+// expiredBy lets volumes be purged that went to the recycle bin at or before
+// cutoff, or are being purged already. backend.ErrBusy for younger ones: a
+// volume may have been recovered and removed again since it was listed.
+func expiredBy(cutoff time.Time) func(*volumeRecord) error {
+	return func(v *volumeRecord) error {
 		if at := time.Unix(0, v.RecycledAt); v.State != volumePurging && at.After(cutoff) {
 			return fmt.Errorf("%w: recycled %s, kept until %s has passed", backend.ErrBusy, at, cutoff)
 		}
 		return nil
-	})
+	}
 }
 
-func (m *MDS) purge(ctx context.Context, id backend.VolumeID, allowed func(*volumeRecord) error) ([]backend.Segment, error) {
+// markPurging ends the time in which a volume can be recovered.
+func (m *MDS) markPurging(ctx context.Context, id backend.VolumeID, allowed func(*volumeRecord) error) error {
 	err := m.store.Update(ctx, func(tx Txn) error {
 		v, err := getRecycled(tx, id)
 		if err != nil {
@@ -144,9 +174,9 @@ func (m *MDS) purge(ctx context.Context, id backend.VolumeID, allowed func(*volu
 		return putVolume(tx, v)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("purge %s: %w", id, err)
+		return fmt.Errorf("purge %s: %w", id, err)
 	}
-	return m.Segments(ctx, id)
+	return nil
 }
 
 // PurgeDone implements backend.Meta. A volume that is gone already is no error,
@@ -182,11 +212,19 @@ func forgetSome(tx Txn, id backend.VolumeID) (done bool, err error) {
 		return false, fmt.Errorf("%w: it is in the recycle bin and may still be recovered: call PurgeVolume first", backend.ErrInvalid)
 	}
 	var keys [][]byte
-	err = tx.Scan(segmentPrefix(id), nil, func(key, _ []byte) (bool, error) {
+	freed := map[backend.CopysetID]int64{}
+	err = tx.Scan(segmentPrefix(id), nil, func(key, value []byte) (bool, error) {
 		keys = append(keys, append([]byte(nil), key...))
-		return len(keys) < forgetBatch, nil
+		chunks, err := decodeSegment(value)
+		for _, c := range chunks {
+			freed[c.Copyset]++
+		}
+		return len(keys) < forgetBatch, err
 	})
 	if err != nil {
+		return false, err
+	}
+	if err := giveBack(tx, freed); err != nil {
 		return false, err
 	}
 	if done = len(keys) < forgetBatch; done {

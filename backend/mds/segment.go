@@ -39,11 +39,15 @@ func (m *MDS) Segment(ctx context.Context, id backend.VolumeID, index backend.Se
 // AllocateSegment implements backend.Meta.
 func (m *MDS) AllocateSegment(ctx context.Context, id backend.VolumeID, epoch backend.Epoch, index backend.SegmentIndex) (backend.Segment, error) {
 	seg := backend.Segment{Index: index}
+	var v *volumeRecord
 	// Most calls after the first find the segment there, and need no Update.
 	err := m.store.View(ctx, func(tx Txn) (err error) {
-		_, seg.Chunks, err = allocatable(tx, id, epoch, index)
+		v, seg.Chunks, err = allocatable(tx, id, epoch, index)
 		return err
 	})
+	if err == nil && v.Lease.Mode == leaseExclusive {
+		err = m.owners.hear(v.Lease.Owners[0])
+	}
 	if err == nil && seg.Chunks == nil {
 		err = m.store.Update(ctx, func(tx Txn) error {
 			v, chunks, err := allocatable(tx, id, epoch, index)
@@ -92,7 +96,7 @@ func (m *MDS) newChunks(tx Txn, v *volumeRecord) ([]backend.ChunkRef, error) {
 		return nil, err
 	}
 	copysets := make([]backend.CopysetID, n)
-	if err := m.alloc.Place(v.ID, copysets); err != nil {
+	if err := m.alloc.Place(tx, v.ID, copysets); err != nil {
 		return nil, err
 	}
 	chunks := make([]backend.ChunkRef, n)
@@ -119,6 +123,37 @@ func (m *MDS) Segments(ctx context.Context, id backend.VolumeID) ([]backend.Segm
 		return nil, fmt.Errorf("segments of %s: %w", id, err)
 	}
 	return segments, nil
+}
+
+// segmentsFrom lists segments from an index on, of about so many chunks.
+func (m *MDS) segmentsFrom(ctx context.Context, id backend.VolumeID, from backend.SegmentIndex, chunks int) (segments []backend.Segment, more bool, err error) {
+	err = m.store.View(ctx, func(tx Txn) error {
+		segments, more = nil, false
+		if _, err := getVolume(tx, id); err != nil {
+			return err
+		}
+		listed := 0
+		return tx.Scan(segmentPrefix(id), segmentKey(id, from), func(key, value []byte) (bool, error) {
+			if listed >= chunks {
+				more = true
+				return false, nil
+			}
+			_, index, err := parseSegmentKey(key)
+			if err != nil {
+				return false, err
+			}
+			s := backend.Segment{Index: index}
+			if s.Chunks, err = decodeSegment(value); err != nil {
+				return false, fmt.Errorf("segment %d of %s: %w", index, id, err)
+			}
+			segments, listed = append(segments, s), listed+len(s.Chunks)
+			return true, nil
+		})
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("segments of %s: %w", id, err)
+	}
+	return segments, more, nil
 }
 
 // EachSegment calls fn for every segment of every volume, recycled ones

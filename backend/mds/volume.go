@@ -144,6 +144,14 @@ func (m *MDS) CreateVolume(ctx context.Context, spec backend.VolumeSpec) (backen
 	}
 	var v *volumeRecord
 	err = m.store.Update(ctx, func(tx Txn) error {
+		done, again, err := m.doneBefore(ctx, tx, requestCreate)
+		if err != nil {
+			return err
+		}
+		if again {
+			v, err = getVolume(tx, done.volume)
+			return err
+		}
 		id, err := takeIDs(tx, counterVolume, 1)
 		if err != nil {
 			return err
@@ -155,7 +163,10 @@ func (m *MDS) CreateVolume(ctx context.Context, spec backend.VolumeSpec) (backen
 		if err := link(tx, name, v.ID); err != nil {
 			return err
 		}
-		return putVolume(tx, v)
+		if err := putVolume(tx, v); err != nil {
+			return err
+		}
+		return m.remember(ctx, tx, requestRecord{kind: requestCreate, volume: v.ID})
 	})
 	if err != nil {
 		return backend.VolumeInfo{}, fmt.Errorf("create volume %q: %w", name, err)
