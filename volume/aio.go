@@ -19,6 +19,9 @@ import (
 // split and goes from Submit to the backend on the caller's goroutine: two
 // thread hops less (passThrough).
 //
+// On replicas the router stands between dispatch and backend (router.go), and
+// brings back to the dispatch queue what has to be sent again.
+//
 // No stage waits for the MDS or a disk: a request whose segment is not known is
 // parked with the others that want it, and comes back to the aio queue when the
 // answer is here.
@@ -43,7 +46,7 @@ func (v *Volume) Submit(r *Request) {
 		r.Done.RequestDone(r)
 		return
 	}
-	if err := v.checkData(r); err != nil || v.nothingToDo(r) {
+	if err := v.checkData(r); err != nil || v.nothingToDo(r) || v.router != nil && v.overAtOnce(r, &err) {
 		r.Err = err
 		v.leave()
 		r.Done.RequestDone(r)
@@ -76,8 +79,19 @@ func (v *Volume) passThrough(r *Request) bool {
 	p := &r.first
 	op.Volume, op.Epoch, op.Done = v.id, v.epoch, p
 	*p = piece{op: op, req: r, dispatchedAt: r.queuedAt, sentAt: r.queuedAt}
+	if v.router != nil {
+		v.router.submit(p)
+		return true
+	}
 	v.chunks.Submit(&p.op)
 	return true
+}
+
+// overAtOnce says that a request on replicas needs no IO: none does once the
+// volume is lost, and a flush never, since what was acknowledged is durable.
+func (v *Volume) overAtOnce(r *Request, err *error) bool {
+	*err = v.router.doomed()
+	return *err != nil || r.Op == backend.OpFlush
 }
 
 // throttleRun holds requests back to the volume's QoS, in order of arrival.
@@ -198,7 +212,12 @@ func (v *Volume) send(r *Request, p *piece, op backend.Op) {
 	op.Volume, op.Epoch, op.Done = v.id, v.epoch, p
 	*p = piece{op: op, req: r, dispatchedAt: time.Now()}
 	r.pending.Add(1)
-	v.dispatch[int(op.Chunk.Copyset)%len(v.dispatch)].push(p)
+	v.dispatchPiece(p)
+}
+
+// dispatchPiece puts a piece into the queue of the worker that owns its copyset.
+func (v *Volume) dispatchPiece(p *piece) {
+	v.dispatch[int(p.op.Chunk.Copyset)%len(v.dispatch)].push(p)
 }
 
 // dispatchRun sends the pieces of the copysets that one worker owns to the
@@ -211,8 +230,16 @@ func (v *Volume) dispatchRun(q *queue[*piece]) {
 		}
 		now := time.Now()
 		for i, p := range batch {
-			p.sentAt = now
 			batch[i] = nil
+			if p.trip != nil {
+				v.router.resubmit(p.trip)
+				continue
+			}
+			p.sentAt = now
+			if v.router != nil {
+				v.router.submit(p)
+				continue
+			}
 			v.chunks.Submit(&p.op)
 		}
 	}

@@ -9,6 +9,11 @@
 //	         (QoS only)  (bounded    (look up,  (a worker owns
 //	                      by permits) then cut)  its copysets)
 //
+// On backend.Replicas a router (router.go draws it) stands between dispatch and
+// backend: it knows who leads each copyset (route.go), decides what an error means
+// (retry.go, one table), numbers changes so that a repetition never undoes a newer
+// one (fence.go), and shows what is stalled (stall.go).
+//
 // # Contract
 //
 //   - A request is complete exactly once: Try returned true, or Done was told.
@@ -21,6 +26,11 @@
 //     memory is bounded by configuration and back-pressure reaches the socket.
 //   - Close refuses new requests, waits for those in flight, ends the stages in
 //     the order of the flow, flushes, and gives the lease back.
+//   - On replicas a change of leader is never an error, only a wait, for as long as
+//     Options.Deadline allows. Once the volume was opened elsewhere (Lost), every
+//     request fails with backend.ErrStaleEpoch. A change that failed because it was
+//     given up never takes effect after a later change of the same blocks that was
+//     acknowledged.
 //
 // Reads of what was never allocated are answered with zeros and no IO; writes
 // allocate. A volume may grow while it is open.

@@ -28,7 +28,7 @@ func (v *Volume) Extents(ctx context.Context, off, length int64, maxExtents int,
 			p.Len = min(end, v.segmentEnd(p.Segment)) - off
 			dst = backend.AppendExtent(dst, p.Len, true)
 		default:
-			runs, err = v.chunks.Extents(ctx, v.id, segment.Chunks[p.Chunk], p.ChunkOff, p.Len, runs[:0])
+			runs, err = v.chunkExtents(ctx, segment.Chunks[p.Chunk], p, runs[:0])
 			if err != nil {
 				return dst, err
 			}
@@ -42,6 +42,19 @@ func (v *Volume) Extents(ctx context.Context, off, length int64, maxExtents int,
 		}
 	}
 	return dst, nil
+}
+
+// chunkExtents asks the backend for the extents of one place, on replicas again
+// and again while there is no leader to answer.
+func (v *Volume) chunkExtents(ctx context.Context, chunk backend.ChunkRef, p place, dst []backend.Extent) ([]backend.Extent, error) {
+	if v.router == nil {
+		return v.chunks.Extents(ctx, v.id, chunk, p.ChunkOff, p.Len, dst)
+	}
+	err := v.router.persist(ctx, func() (err error) {
+		dst, err = v.chunks.Extents(ctx, v.id, chunk, p.ChunkOff, p.Len, dst[:0])
+		return err
+	})
+	return dst, err
 }
 
 // segment looks one segment up, asking the MDS on a miss; nil for one that is

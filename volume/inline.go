@@ -25,6 +25,9 @@ func (v *Volume) try(r *Request) bool {
 	if r.Err = v.checkData(r); r.Err != nil || v.nothingToDo(r) {
 		return true
 	}
+	if v.router != nil && v.overAtOnce(r, &r.Err) {
+		return true
+	}
 	op := &r.first.op
 	if r.Op == backend.OpFlush {
 		*op = backend.Op{Kind: backend.OpFlush}
@@ -51,6 +54,9 @@ func (v *Volume) try(r *Request) bool {
 		}
 		v.cache.forget(p.Segment)
 		return true
+	}
+	if v.router != nil {
+		return false // replicas never serve inline
 	}
 	*op = v.placeOp(r, segment, p)
 	return v.tryOp(r, op)

@@ -35,7 +35,7 @@ func newMetacache(meta backend.Meta, lease backend.Lease) *metacache {
 		meta:       meta,
 		id:         lease.Volume.ID,
 		epoch:      lease.Epoch,
-		soleWriter: lease.Mode == backend.OpenExclusive,
+		soleWriter: lease.Mode != backend.OpenShared,
 	}
 	none := make([]atomic.Pointer[segmentEntry], 0)
 	c.entries.Store(&none)

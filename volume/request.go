@@ -78,23 +78,25 @@ type piece struct {
 	// dispatchedAt and sentAt are when the piece entered the dispatch queue and
 	// when it went to the backend.
 	dispatchedAt, sentAt time.Time
+	// trip is what the router knows of it, if there is one.
+	trip *trip
 }
 
 var pieces = sync.Pool{New: func() any { return new(piece) }}
 
 // OpDone implements backend.Completer.
-func (p *piece) OpDone(op *backend.Op) { p.req.pieceDone(p) }
+func (p *piece) OpDone(op *backend.Op) { p.req.pieceDone(p, time.Now()) }
 
 // pieceDone accounts for one finished piece, and for the request when it was
 // the last of its window.
-func (r *Request) pieceDone(p *piece) {
+func (r *Request) pieceDone(p *piece, now time.Time) {
 	if err := p.op.Err; err != nil {
 		r.fail(err)
 	}
 	if !p.op.Hole {
 		r.data.Store(true)
 	}
-	r.volume.stats.piece(p, time.Now())
+	r.volume.stats.piece(p, now)
 	if p != &r.first {
 		*p = piece{}
 		pieces.Put(p)

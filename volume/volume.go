@@ -2,7 +2,9 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +23,18 @@ type Options struct {
 	MaxRequests, MaxBytes int64
 	// Stats receives the latencies of the stages; nil for none.
 	Stats *Stats
+	Log   *slog.Logger
+
+	// The rest matters on a backend with replicas only.
+
+	// Deadline is how long an operation may be tried before it fails; 0 for as
+	// long as it takes.
+	Deadline time.Duration
+	// TryTimeout is how long a leader may take before others are asked; 0 for
+	// DefaultTryTimeout.
+	TryTimeout time.Duration
+
+	jitterSeed uint64 // of back-offs; 0 for a random one
 }
 
 // Limits of a volume that asks for no others.
@@ -38,6 +52,7 @@ type Volume struct {
 	size     atomic.Int64
 	meta     backend.Meta
 	chunks   backend.Chunks
+	router   *router // nil on a backend without replicas
 	cache    *metacache
 	limits   *Limits
 	stats    *Stats
@@ -79,6 +94,12 @@ func Open(ctx context.Context, meta backend.Meta, chunks backend.Chunks, name st
 	if o.Stats == nil {
 		o.Stats = NewStats(nil)
 	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.TryTimeout <= 0 {
+		o.TryTimeout = DefaultTryTimeout
+	}
 	v := &Volume{
 		id:       lease.Volume.ID,
 		name:     lease.Volume.Name,
@@ -96,6 +117,12 @@ func Open(ctx context.Context, meta backend.Meta, chunks backend.Chunks, name st
 	}
 	v.Resize(lease.Volume.Size)
 	v.ctx, v.cancel = context.WithCancel(context.Background())
+	if replicas, ok := chunks.(backend.Replicas); ok {
+		if v.router, err = newRouter(replicas, meta, lease, o, v.dispatchPiece); err != nil {
+			v.cancel()
+			return nil, errors.Join(err, meta.CloseVolume(context.WithoutCancel(ctx), v.id, v.epoch))
+		}
+	}
 	v.start()
 	return v, nil
 }
@@ -112,6 +139,9 @@ func (v *Volume) start() {
 		q := newQueue[*piece]()
 		v.dispatch = append(v.dispatch, q)
 		v.senders.Go(func() { v.dispatchRun(q) })
+	}
+	if v.router != nil {
+		v.router.start()
 	}
 }
 
@@ -211,9 +241,19 @@ func (v *Volume) signalDrained() {
 	}
 }
 
+// Lost returns the error that every request fails with since the volume was
+// opened elsewhere, or nil.
+func (v *Volume) Lost() error {
+	if v.router == nil {
+		return nil
+	}
+	return v.router.doomed()
+}
+
 // Close drains the volume, flushes it and gives the lease back. When ctx ends
-// first, requests that wait for the MDS or the throttle fail; those in the
-// backend are waited for all the same, since their buffers are in use.
+// first, requests that wait for the MDS, the throttle or a leader fail. Those in
+// the backend are waited for all the same, since their buffers are in use; with
+// replicas they are cancelled.
 func (v *Volume) Close(ctx context.Context) error {
 	before := v.gate.Or(closedBit)
 	if before&closedBit != 0 {
@@ -226,6 +266,9 @@ func (v *Volume) Close(ctx context.Context) error {
 	case <-v.drained:
 	case <-ctx.Done():
 		v.cancel()
+		if v.router != nil {
+			v.router.doom(fmt.Errorf("%w: volume %q was closed before its requests were served", backend.ErrIO, v.name))
+		}
 		<-v.drained
 	}
 	v.stop()
@@ -253,11 +296,17 @@ func (v *Volume) stop() {
 		q.close()
 	}
 	v.senders.Wait()
+	if v.router != nil {
+		v.router.stop()
+	}
 	v.cancel()
 }
 
 // flushNow makes the volume durable, past the stages.
 func (v *Volume) flushNow() error {
+	if v.router != nil {
+		return v.router.doomed()
+	}
 	done := make(flushed, 1)
 	v.chunks.Submit(&backend.Op{Kind: backend.OpFlush, Volume: v.id, Epoch: v.epoch, Done: done})
 	return <-done

@@ -1,0 +1,3 @@
+package volume
+
+func init() { illegalMovePanics = true }
