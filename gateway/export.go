@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 
+	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/volume"
 )
 
@@ -23,13 +24,21 @@ type export struct {
 // open opens the volume for the first handle.
 func (e *export) open(ctx context.Context) (*export, error) {
 	g := e.gateway
+	mode := backend.OpenExclusive
+	if g.opts.TakeOver {
+		mode = backend.OpenTakeOver
+	}
 	v, err := volume.Open(ctx, g.meta, g.chunks, e.name, volume.Options{
 		Owner: g.opts.Owner,
+		Mode:  mode,
 		// The permits of one volume leave some for the others.
 		MaxRequests: g.opts.MaxRequests / 2,
 		MaxBytes:    g.opts.MaxBytes * 3 / 4,
 		Limits:      g.limits,
 		Stats:       g.stages,
+		Log:         g.log,
+		Deadline:    g.opts.Deadline,
+		TryTimeout:  g.opts.TryTimeout,
 	})
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -41,8 +50,19 @@ func (e *export) open(ctx context.Context) (*export, error) {
 	e.volume = v
 	e.stats = g.stats.forExport(e.name)
 	e.opened = true
+	g.keepAlive.opened()
 	g.log.Info("export opened", "volume", e.name, "size", v.Size(), "epoch", v.Epoch())
 	return e, nil
+}
+
+// info describes an open export as it is now.
+func (e *export) info() Info {
+	return Info{
+		Name:      e.name,
+		Size:      e.volume.Size(),
+		BlockSize: e.volume.Geometry().BlockSize,
+		ReadOnly:  e.gateway.opts.ReadOnly,
+	}
 }
 
 // release gives a handle back. The last one flushes and closes the volume.
@@ -77,9 +97,11 @@ func (e *export) close(ctx context.Context) error {
 
 	err := e.volume.Close(ctx)
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	delete(g.exports, e.name)
+	rest := g.keepAlive.closed()
 	close(e.ready)
+	g.mu.Unlock()
+	rest()
 	g.log.Info("export closed", "volume", e.name)
 	return err
 }

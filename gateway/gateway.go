@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,6 +26,12 @@ type Options struct {
 	Owner   string
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer
+	// TakeOver opens volumes that another gateway has open, which loses them.
+	TakeOver bool
+	// Deadline is how long an operation on replicas is tried before it fails, 0
+	// for as long as it takes; TryTimeout how long a leader may take before
+	// others are asked, 0 for the default.
+	Deadline, TryTimeout time.Duration
 	// Version and DataDir are shown by Status.
 	Version, DataDir string
 }
@@ -52,7 +59,8 @@ type Gateway struct {
 	stats   *stats
 	started time.Time
 
-	mu sync.Mutex // guards all below
+	mu        sync.Mutex // guards all below
+	keepAlive keepAlive
 	// exports by name: the open ones, and those that open or close just now.
 	exports   map[string]*export
 	listeners []string
@@ -84,6 +92,7 @@ func New(meta backend.Meta, chunks backend.Chunks, o Options) *Gateway {
 		started: time.Now(),
 		exports: make(map[string]*export),
 	}
+	g.keepAlive.gateway = g
 	g.buffers = &bufferPool{limit: o.MaxBytes, shares: &g.shares}
 	g.stats = newStats(g, o.Metrics)
 	return g
@@ -99,6 +108,11 @@ type Info struct {
 
 // Describe looks a volume up for a client that only asks. ErrNotFound.
 func (g *Gateway) Describe(ctx context.Context, name string) (Info, error) {
+	// An open export is known without asking Meta: while the MDS is away, its
+	// clients may connect again, and more of them.
+	if e := g.lookup(strings.TrimPrefix(name, "/")); e != nil {
+		return e.info(), nil
+	}
 	v, err := g.meta.Volume(ctx, name)
 	if err != nil {
 		return Info{}, err

@@ -39,15 +39,7 @@ func (h *Handle) Release() {
 }
 
 // Info describes the export as it is now; the size may have grown.
-func (h *Handle) Info() Info {
-	v := h.export.volume
-	return Info{
-		Name:      h.export.name,
-		Size:      v.Size(),
-		BlockSize: v.Geometry().BlockSize,
-		ReadOnly:  h.export.gateway.opts.ReadOnly,
-	}
-}
+func (h *Handle) Info() Info { return h.export.info() }
 
 // Buffer waits until the limits allow a payload of n bytes, at most MaxBuffer,
 // and lends room for it. With n 0 it is the bare permit for a request without

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/volume"
 )
 
 // Status is what an operator sees of a running gateway.
@@ -35,7 +36,15 @@ type ExportStatus struct {
 	Reads, Writes         uint64
 	ReadBytes, WriteBytes uint64
 	Errors                uint64
+	// Stalls are the copysets that give no answer.
+	Stalls []Stall
+	// Lost says why the export serves no more, "" while it does: its volume was
+	// opened elsewhere.
+	Lost string
 }
+
+// Stall is a copyset that gives no answer.
+type Stall = volume.Stall
 
 // Status returns a snapshot.
 func (g *Gateway) Status() Status {
@@ -70,9 +79,13 @@ func (e *export) status() ExportStatus {
 		Writes:       e.stats.requests[backend.OpWrite].Load(),
 		ReadBytes:    e.stats.bytes[backend.OpRead].Load(),
 		WriteBytes:   e.stats.bytes[backend.OpWrite].Load(),
+		Stalls:       e.volume.Stalls(),
 	}
 	for op := range e.stats.errors {
 		s.Errors += e.stats.errors[op].Load()
+	}
+	if err := e.volume.Lost(); err != nil {
+		s.Lost = err.Error()
 	}
 	return s
 }

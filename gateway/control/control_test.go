@@ -152,10 +152,11 @@ func TestStatusArrivesWhole(t *testing.T) {
 		Listeners: []string{"nbd unix:/a", "nbd tcp:b"}, InFlightRequests: 1, InFlightBytes: 2, BufferBytes: 3,
 		Exports: []gateway.ExportStatus{{
 			Name: "pg", SizeBytes: 4, Epoch: 5, Connections: 6, Queued: 7, OldestQueued: 8 * time.Second,
-			Reads: 9, Writes: 10, ReadBytes: 11, WriteBytes: 12, Errors: 13,
+			Reads: 9, Writes: 10, ReadBytes: 11, WriteBytes: 12, Errors: 13, Lost: "opened elsewhere",
+			Stalls: []gateway.Stall{{Copyset: 14, Since: time.Unix(1700000001, 5).UTC(), Waiting: 15, For: "a leader", Leader: 16, Term: 17}},
 		}},
 	}
-	for _, v := range []reflect.Value{reflect.ValueOf(want), reflect.ValueOf(want.Exports[0])} {
+	for _, v := range []reflect.Value{reflect.ValueOf(want), reflect.ValueOf(want.Exports[0]), reflect.ValueOf(want.Exports[0].Stalls[0])} {
 		for i := range v.NumField() {
 			if v.Field(i).IsZero() {
 				t.Errorf("the test does not set %s.%s: set it, so that it is compared", v.Type(), v.Type().Field(i).Name)

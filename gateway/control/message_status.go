@@ -33,6 +33,8 @@ func statusMessage(s gateway.Status) *controlpb.Status {
 			ReadBytes:      e.ReadBytes,
 			WriteBytes:     e.WriteBytes,
 			Errors:         e.Errors,
+			Stalls:         stallMessages(e.Stalls),
+			Lost:           e.Lost,
 		}
 	}
 	return m
@@ -63,7 +65,37 @@ func statusOf(m *controlpb.Status) gateway.Status {
 			ReadBytes:    e.GetReadBytes(),
 			WriteBytes:   e.GetWriteBytes(),
 			Errors:       e.GetErrors(),
+			Stalls:       stallsOf(e.GetStalls()),
+			Lost:         e.GetLost(),
 		}
 	}
 	return s
+}
+
+func stallMessages(stalls []gateway.Stall) (m []*controlpb.Stall) {
+	for _, s := range stalls {
+		m = append(m, &controlpb.Stall{
+			Copyset: uint32(s.Copyset),
+			SinceNs: timeToNs(s.Since),
+			Waiting: int64(s.Waiting),
+			For:     s.For,
+			Leader:  uint32(s.Leader),
+			Term:    s.Term,
+		})
+	}
+	return m
+}
+
+func stallsOf(m []*controlpb.Stall) (stalls []gateway.Stall) {
+	for _, s := range m {
+		stalls = append(stalls, gateway.Stall{
+			Copyset: backend.CopysetID(s.GetCopyset()),
+			Since:   nsToTime(s.GetSinceNs()),
+			Waiting: int(s.GetWaiting()),
+			For:     s.GetFor(),
+			Leader:  backend.ServerID(s.GetLeader()),
+			Term:    s.GetTerm(),
+		})
+	}
+	return stalls
 }

@@ -39,6 +39,12 @@ var errorTable = []struct {
 	{backend.ErrNotSupported, codes.Unimplemented, "NOT_SUPPORTED"},
 	{backend.ErrReadOnly, codes.PermissionDenied, "READ_ONLY"},
 	{backend.ErrClosed, codes.Unavailable, "CLOSED"},
+	// Of a cluster's servers, where the gateway does not deal with them itself.
+	{backend.ErrNotLeader, codes.Aborted, "NOT_LEADER"},
+	{backend.ErrNoCopyset, codes.Aborted, "NO_COPYSET"},
+	{backend.ErrOverload, codes.ResourceExhausted, "OVERLOAD"},
+	{backend.ErrUnreachable, codes.Unavailable, "UNREACHABLE"},
+	{backend.ErrOutcomeUnknown, codes.Unavailable, "OUTCOME_UNKNOWN"},
 }
 
 // toStatus turns an error of the gateway into one of gRPC.

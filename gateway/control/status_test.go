@@ -30,6 +30,7 @@ func TestEveryBackendErrorKeepsItsMeaningAndWords(t *testing.T) {
 	sentinels := []error{
 		backend.ErrInvalid, backend.ErrNotFound, backend.ErrExists, backend.ErrBusy, backend.ErrStaleEpoch,
 		backend.ErrNoSpace, backend.ErrChecksum, backend.ErrIO, backend.ErrNotSupported, backend.ErrReadOnly, backend.ErrClosed,
+		backend.ErrNotLeader, backend.ErrNoCopyset, backend.ErrOverload, backend.ErrUnreachable, backend.ErrOutcomeUnknown,
 	}
 	declared := declaredSentinels(t)
 	if len(declared) != len(sentinels) || len(errorTable) != len(sentinels) {

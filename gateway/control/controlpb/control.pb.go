@@ -817,15 +817,18 @@ type Export struct {
 	Epoch       uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Connections int64                  `protobuf:"varint,4,opt,name=connections,proto3" json:"connections,omitempty"`
 	// Requests in the pipeline, and how long the oldest of them has waited.
-	Queued         int64  `protobuf:"varint,5,opt,name=queued,proto3" json:"queued,omitempty"`
-	OldestQueuedNs int64  `protobuf:"varint,6,opt,name=oldest_queued_ns,json=oldestQueuedNs,proto3" json:"oldest_queued_ns,omitempty"`
-	Reads          uint64 `protobuf:"varint,7,opt,name=reads,proto3" json:"reads,omitempty"`
-	Writes         uint64 `protobuf:"varint,8,opt,name=writes,proto3" json:"writes,omitempty"`
-	ReadBytes      uint64 `protobuf:"varint,9,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
-	WriteBytes     uint64 `protobuf:"varint,10,opt,name=write_bytes,json=writeBytes,proto3" json:"write_bytes,omitempty"`
-	Errors         uint64 `protobuf:"varint,11,opt,name=errors,proto3" json:"errors,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	Queued         int64    `protobuf:"varint,5,opt,name=queued,proto3" json:"queued,omitempty"`
+	OldestQueuedNs int64    `protobuf:"varint,6,opt,name=oldest_queued_ns,json=oldestQueuedNs,proto3" json:"oldest_queued_ns,omitempty"`
+	Reads          uint64   `protobuf:"varint,7,opt,name=reads,proto3" json:"reads,omitempty"`
+	Writes         uint64   `protobuf:"varint,8,opt,name=writes,proto3" json:"writes,omitempty"`
+	ReadBytes      uint64   `protobuf:"varint,9,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	WriteBytes     uint64   `protobuf:"varint,10,opt,name=write_bytes,json=writeBytes,proto3" json:"write_bytes,omitempty"`
+	Errors         uint64   `protobuf:"varint,11,opt,name=errors,proto3" json:"errors,omitempty"`
+	Stalls         []*Stall `protobuf:"bytes,12,rep,name=stalls,proto3" json:"stalls,omitempty"`
+	// Why the export serves no more, empty while it does.
+	Lost          string `protobuf:"bytes,13,opt,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Export) Reset() {
@@ -935,6 +938,107 @@ func (x *Export) GetErrors() uint64 {
 	return 0
 }
 
+func (x *Export) GetStalls() []*Stall {
+	if x != nil {
+		return x.Stalls
+	}
+	return nil
+}
+
+func (x *Export) GetLost() string {
+	if x != nil {
+		return x.Lost
+	}
+	return ""
+}
+
+// Stall is a copyset that gives no answer.
+type Stall struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Copyset uint32                 `protobuf:"varint,1,opt,name=copyset,proto3" json:"copyset,omitempty"`
+	SinceNs int64                  `protobuf:"varint,2,opt,name=since_ns,json=sinceNs,proto3" json:"since_ns,omitempty"`
+	// Operations that wait, and for what.
+	Waiting int64  `protobuf:"varint,3,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	For     string `protobuf:"bytes,4,opt,name=for,proto3" json:"for,omitempty"`
+	// The last leader heard of, 0 for none.
+	Leader        uint32 `protobuf:"varint,5,opt,name=leader,proto3" json:"leader,omitempty"`
+	Term          uint64 `protobuf:"varint,6,opt,name=term,proto3" json:"term,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stall) Reset() {
+	*x = Stall{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stall) ProtoMessage() {}
+
+func (x *Stall) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stall.ProtoReflect.Descriptor instead.
+func (*Stall) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Stall) GetCopyset() uint32 {
+	if x != nil {
+		return x.Copyset
+	}
+	return 0
+}
+
+func (x *Stall) GetSinceNs() int64 {
+	if x != nil {
+		return x.SinceNs
+	}
+	return 0
+}
+
+func (x *Stall) GetWaiting() int64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *Stall) GetFor() string {
+	if x != nil {
+		return x.For
+	}
+	return ""
+}
+
+func (x *Stall) GetLeader() uint32 {
+	if x != nil {
+		return x.Leader
+	}
+	return 0
+}
+
+func (x *Stall) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
 type Status struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Version          string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -953,7 +1057,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_gateway_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1069,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_gateway_control_controlpb_control_proto_msgTypes[15]
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1082,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{15}
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Status) GetVersion() string {
@@ -1106,7 +1210,7 @@ const file_gateway_control_controlpb_control_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"0\n" +
 	"\x05Usage\x12'\n" +
 	"\x0fallocated_bytes\x18\x01 \x01(\x03R\x0eallocatedBytes\"\x12\n" +
-	"\x10GetStatusRequest\"\xbb\x02\n" +
+	"\x10GetStatusRequest\"\x84\x03\n" +
 	"\x06Export\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -1122,7 +1226,16 @@ const file_gateway_control_controlpb_control_proto_rawDesc = "" +
 	"\vwrite_bytes\x18\n" +
 	" \x01(\x04R\n" +
 	"writeBytes\x12\x16\n" +
-	"\x06errors\x18\v \x01(\x04R\x06errors\"\xc2\x02\n" +
+	"\x06errors\x18\v \x01(\x04R\x06errors\x123\n" +
+	"\x06stalls\x18\f \x03(\v2\x1b.curve.nbd.control.v1.StallR\x06stalls\x12\x12\n" +
+	"\x04lost\x18\r \x01(\tR\x04lost\"\x94\x01\n" +
+	"\x05Stall\x12\x18\n" +
+	"\acopyset\x18\x01 \x01(\rR\acopyset\x12\x19\n" +
+	"\bsince_ns\x18\x02 \x01(\x03R\asinceNs\x12\x18\n" +
+	"\awaiting\x18\x03 \x01(\x03R\awaiting\x12\x10\n" +
+	"\x03for\x18\x04 \x01(\tR\x03for\x12\x16\n" +
+	"\x06leader\x18\x05 \x01(\rR\x06leader\x12\x12\n" +
+	"\x04term\x18\x06 \x01(\x04R\x04term\"\xc2\x02\n" +
 	"\x06Status\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x03R\x03pid\x12\"\n" +
@@ -1156,7 +1269,7 @@ func file_gateway_control_controlpb_control_proto_rawDescGZIP() []byte {
 	return file_gateway_control_controlpb_control_proto_rawDescData
 }
 
-var file_gateway_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_gateway_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_gateway_control_controlpb_control_proto_goTypes = []any{
 	(*Geometry)(nil),             // 0: curve.nbd.control.v1.Geometry
 	(*Qos)(nil),                  // 1: curve.nbd.control.v1.Qos
@@ -1173,7 +1286,8 @@ var file_gateway_control_controlpb_control_proto_goTypes = []any{
 	(*Usage)(nil),                // 12: curve.nbd.control.v1.Usage
 	(*GetStatusRequest)(nil),     // 13: curve.nbd.control.v1.GetStatusRequest
 	(*Export)(nil),               // 14: curve.nbd.control.v1.Export
-	(*Status)(nil),               // 15: curve.nbd.control.v1.Status
+	(*Stall)(nil),                // 15: curve.nbd.control.v1.Stall
+	(*Status)(nil),               // 16: curve.nbd.control.v1.Status
 }
 var file_gateway_control_controlpb_control_proto_depIdxs = []int32{
 	0,  // 0: curve.nbd.control.v1.Volume.geometry:type_name -> curve.nbd.control.v1.Geometry
@@ -1181,30 +1295,31 @@ var file_gateway_control_controlpb_control_proto_depIdxs = []int32{
 	2,  // 2: curve.nbd.control.v1.VolumeList.volumes:type_name -> curve.nbd.control.v1.Volume
 	0,  // 3: curve.nbd.control.v1.CreateVolumeRequest.geometry:type_name -> curve.nbd.control.v1.Geometry
 	1,  // 4: curve.nbd.control.v1.CreateVolumeRequest.qos:type_name -> curve.nbd.control.v1.Qos
-	14, // 5: curve.nbd.control.v1.Status.exports:type_name -> curve.nbd.control.v1.Export
-	4,  // 6: curve.nbd.control.v1.Control.CreateVolume:input_type -> curve.nbd.control.v1.CreateVolumeRequest
-	5,  // 7: curve.nbd.control.v1.Control.ListVolumes:input_type -> curve.nbd.control.v1.ListVolumesRequest
-	6,  // 8: curve.nbd.control.v1.Control.GetVolume:input_type -> curve.nbd.control.v1.GetVolumeRequest
-	7,  // 9: curve.nbd.control.v1.Control.ResizeVolume:input_type -> curve.nbd.control.v1.ResizeVolumeRequest
-	8,  // 10: curve.nbd.control.v1.Control.RemoveVolume:input_type -> curve.nbd.control.v1.RemoveVolumeRequest
-	9,  // 11: curve.nbd.control.v1.Control.ListRecycled:input_type -> curve.nbd.control.v1.ListRecycledRequest
-	10, // 12: curve.nbd.control.v1.Control.RecoverVolume:input_type -> curve.nbd.control.v1.RecoverVolumeRequest
-	11, // 13: curve.nbd.control.v1.Control.GetUsage:input_type -> curve.nbd.control.v1.GetUsageRequest
-	13, // 14: curve.nbd.control.v1.Control.GetStatus:input_type -> curve.nbd.control.v1.GetStatusRequest
-	2,  // 15: curve.nbd.control.v1.Control.CreateVolume:output_type -> curve.nbd.control.v1.Volume
-	3,  // 16: curve.nbd.control.v1.Control.ListVolumes:output_type -> curve.nbd.control.v1.VolumeList
-	2,  // 17: curve.nbd.control.v1.Control.GetVolume:output_type -> curve.nbd.control.v1.Volume
-	2,  // 18: curve.nbd.control.v1.Control.ResizeVolume:output_type -> curve.nbd.control.v1.Volume
-	2,  // 19: curve.nbd.control.v1.Control.RemoveVolume:output_type -> curve.nbd.control.v1.Volume
-	3,  // 20: curve.nbd.control.v1.Control.ListRecycled:output_type -> curve.nbd.control.v1.VolumeList
-	2,  // 21: curve.nbd.control.v1.Control.RecoverVolume:output_type -> curve.nbd.control.v1.Volume
-	12, // 22: curve.nbd.control.v1.Control.GetUsage:output_type -> curve.nbd.control.v1.Usage
-	15, // 23: curve.nbd.control.v1.Control.GetStatus:output_type -> curve.nbd.control.v1.Status
-	15, // [15:24] is the sub-list for method output_type
-	6,  // [6:15] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	15, // 5: curve.nbd.control.v1.Export.stalls:type_name -> curve.nbd.control.v1.Stall
+	14, // 6: curve.nbd.control.v1.Status.exports:type_name -> curve.nbd.control.v1.Export
+	4,  // 7: curve.nbd.control.v1.Control.CreateVolume:input_type -> curve.nbd.control.v1.CreateVolumeRequest
+	5,  // 8: curve.nbd.control.v1.Control.ListVolumes:input_type -> curve.nbd.control.v1.ListVolumesRequest
+	6,  // 9: curve.nbd.control.v1.Control.GetVolume:input_type -> curve.nbd.control.v1.GetVolumeRequest
+	7,  // 10: curve.nbd.control.v1.Control.ResizeVolume:input_type -> curve.nbd.control.v1.ResizeVolumeRequest
+	8,  // 11: curve.nbd.control.v1.Control.RemoveVolume:input_type -> curve.nbd.control.v1.RemoveVolumeRequest
+	9,  // 12: curve.nbd.control.v1.Control.ListRecycled:input_type -> curve.nbd.control.v1.ListRecycledRequest
+	10, // 13: curve.nbd.control.v1.Control.RecoverVolume:input_type -> curve.nbd.control.v1.RecoverVolumeRequest
+	11, // 14: curve.nbd.control.v1.Control.GetUsage:input_type -> curve.nbd.control.v1.GetUsageRequest
+	13, // 15: curve.nbd.control.v1.Control.GetStatus:input_type -> curve.nbd.control.v1.GetStatusRequest
+	2,  // 16: curve.nbd.control.v1.Control.CreateVolume:output_type -> curve.nbd.control.v1.Volume
+	3,  // 17: curve.nbd.control.v1.Control.ListVolumes:output_type -> curve.nbd.control.v1.VolumeList
+	2,  // 18: curve.nbd.control.v1.Control.GetVolume:output_type -> curve.nbd.control.v1.Volume
+	2,  // 19: curve.nbd.control.v1.Control.ResizeVolume:output_type -> curve.nbd.control.v1.Volume
+	2,  // 20: curve.nbd.control.v1.Control.RemoveVolume:output_type -> curve.nbd.control.v1.Volume
+	3,  // 21: curve.nbd.control.v1.Control.ListRecycled:output_type -> curve.nbd.control.v1.VolumeList
+	2,  // 22: curve.nbd.control.v1.Control.RecoverVolume:output_type -> curve.nbd.control.v1.Volume
+	12, // 23: curve.nbd.control.v1.Control.GetUsage:output_type -> curve.nbd.control.v1.Usage
+	16, // 24: curve.nbd.control.v1.Control.GetStatus:output_type -> curve.nbd.control.v1.Status
+	16, // [16:25] is the sub-list for method output_type
+	7,  // [7:16] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_gateway_control_controlpb_control_proto_init() }
@@ -1218,7 +1333,7 @@ func file_gateway_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gateway_control_controlpb_control_proto_rawDesc), len(file_gateway_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
