@@ -6,11 +6,12 @@ TEST_TIMEOUT ?= 10m
 GO ?= go
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench fuzz build gen clean
+.PHONY: help run test test-faults check bench fuzz build gen clean
 
 help:
 	@echo 'make run     build, serve ./data with a demo volume, print what to try; Ctrl-C stops'
 	@echo 'make test    go vet and every test, with the race detector'
+	@echo 'make test-faults  the long form of the fault tests: an hour of kills, hangs and cuts'
 	@echo 'make check   gofmt, vet, staticcheck, generated code, go.mod: what a commit must pass'
 	@echo 'make bench   compare with nbdkit, qemu-nbd and go-nbd'
 	@echo 'make fuzz    every fuzz target for FUZZTIME ($(FUZZTIME)) each'
@@ -29,6 +30,10 @@ run:
 test:
 	@scripts/deps.sh test
 	@TEST_TIMEOUT=$(TEST_TIMEOUT) scripts/test.sh
+
+test-faults:
+	@scripts/deps.sh test
+	@scripts/test-faults.sh
 
 check:
 	@scripts/deps.sh check

@@ -118,7 +118,7 @@ func (l *commandLine) tidy(program string) ([]string, error) {
 	if l.help {
 		return append(out, "--help"), nil
 	}
-	if subs := l.subcommands(); len(subs) > 0 {
+	if subs := l.subcommands(); len(subs) > 0 && !l.runnable() {
 		return nil, usagef("missing command: %s has %s; see %s --help", l.name(), commandNames(subs), l.name())
 	}
 	own := l.path[len(l.path)-1].Flags
@@ -136,6 +136,12 @@ func (l *commandLine) tidy(program string) ([]string, error) {
 		out = append(append(out, "--"), l.args...)
 	}
 	return out, nil
+}
+
+// runnable says whether the command so far does something without a subcommand:
+// `chunkserver` alone is a server, `chunkserver list` asks about them.
+func (l *commandLine) runnable() bool {
+	return len(l.path) > 0 && l.path[len(l.path)-1].Action != nil
 }
 
 func (l *commandLine) subcommands() []*cli.Command {

@@ -37,6 +37,7 @@ var exitTable = []struct {
 	{errUsage, exitUsage},
 	{errDegraded, exitDegraded},
 	{control.ErrUnreachable, exitUnreachable},
+	{backend.ErrUnreachable, exitUnreachable},
 	{backend.ErrInvalid, exitUsage},
 	{backend.ErrNotFound, exitNotFound},
 	{backend.ErrExists, exitExists},

@@ -35,6 +35,7 @@ func TestExitCodes(t *testing.T) {
 		{syscall.EADDRINUSE, 4},
 		{backend.ErrExists, 5},
 		{control.ErrUnreachable, 6},
+		{backend.ErrUnreachable, 6},
 		{errDegraded, 7},
 		{fmt.Errorf("%w, and it was %w", control.ErrUnreachable, backend.ErrNotFound), 6},
 	} {
@@ -71,6 +72,7 @@ func TestHealthJudgesByTheOldestRequest(t *testing.T) {
 		{"at the limit", true, stalled, time.Minute, nil},
 		{"one stalls", true, stalled, 30 * time.Second, []string{"slow"}},
 		{"both stall", true, stalled, time.Millisecond, []string{"quick", "slow"}},
+		{"volume taken over", true, gateway.Status{Exports: []gateway.ExportStatus{{Name: "pg", Lost: "opened elsewhere"}}}, time.Second, []string{"opened elsewhere"}},
 		{"draining", false, gateway.Status{}, time.Second, []string{"shutting down"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -21,7 +21,8 @@ func healthCommand() *cli.Command {
 		Name:  "health",
 		Usage: "say by exit code whether a gateway is well",
 		Description: `Exit code 0: healthy. 7: degraded, and the reasons are printed: it starts or
-drains, or a request has been waiting for longer than --stall-after.
+drains, a request has been waiting for longer than --stall-after, or a volume was
+taken over by another gateway.
 6: no gateway answers.
 
    curve-nbd health
@@ -80,6 +81,9 @@ func judge(serving bool, s gateway.Status, stallAfter time.Duration) healthView 
 		health.Reasons = append(health.Reasons, "the gateway takes no new work: it is starting or shutting down")
 	}
 	for _, e := range s.Exports {
+		if e.Lost != "" {
+			health.Reasons = append(health.Reasons, fmt.Sprintf("export %s is lost: %s", e.Name, e.Lost))
+		}
 		if e.OldestQueued > stallAfter {
 			health.Reasons = append(health.Reasons, fmt.Sprintf("export %s stalls: its oldest of %d requests has waited for %s",
 				e.Name, e.Queued, e.OldestQueued.Round(time.Millisecond)))

@@ -66,10 +66,10 @@ var mayUse = map[string][]string{
 var vagueNames = []string{"util", "utils", "common", "helper", "helpers", "types", "pkg", "misc", "lib"}
 
 // topLevel is all that the top of the tree may hold besides dot-files; bin and
-// data come from make and are never committed.
+// data come from make, cluster from `cluster up`; they are never committed.
 var topLevel = []string{
 	"go.mod", "go.sum", "backend", "cmd", "gateway", "iscsi", "nbd", "scripts", "volume",
-	"DESIGN.md", "LICENSE", "Makefile", "README.md", "bin", "data",
+	"DESIGN.md", "LICENSE", "Makefile", "README.md", "bin", "cluster", "data",
 }
 
 // maxFileLines bounds what a reader has to hold in mind at once.

@@ -41,12 +41,16 @@ Start a gateway, make a volume, look at it:
    curve-nbd volume create pg-data --size 10G
    nbdinfo 'nbd+unix:///pg-data?socket=/run/curve-nbd/nbd.sock'
 
+Or with replicas, on a cluster of processes on this machine:
+   curve-nbd cluster up
+   curve-nbd serve --mds 127.0.0.1:6700 --nbd-listen unix:/run/curve-nbd/nbd.sock
+
 Every setting may stand in the environment (CURVE_DATA_DIR for --data-dir)
 or in /etc/curve/curve-nbd.yaml (data_dir: ...). Flags beat the environment,
 which beats the file.
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 busy, 5 exists,
-6 gateway unreachable, 7 degraded.`,
+6 gateway or MDS unreachable, 7 degraded.`,
 		HideVersion:          true,
 		HideHelpCommand:      true,
 		EnableBashCompletion: true,
@@ -60,6 +64,11 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 busy, 5 exists,
 			volumeCommand(),
 			statusCommand(),
 			healthCommand(),
+			mdsCommand(),
+			chunkserverCommand(),
+			clusterCommand(),
+			copysetCommand(),
+			leaderCommand(),
 			benchCommand(),
 			completionCommand(),
 			versionCommand(),

@@ -34,6 +34,9 @@ func sampleVolume() backend.VolumeInfo {
 }
 
 func goldenResults() map[string]result {
+	healthy, down, alone := healthyFacts(), healthyFacts(), healthyFacts()
+	down.members.Members[2].Process = processID{} // cs2, the leader
+	alone.members, alone.mds = nil, []string{"10.0.0.1:6700"}
 	allocated := int64(123 << 20)
 	info := viewOf(sampleVolume())
 	info.AllocatedBytes = &allocated
@@ -53,8 +56,20 @@ func goldenResults() map[string]result {
 				Reads: 5, ReadBytes: 20480, Writes: 6, WriteBytes: 24576, Errors: 1,
 			}},
 		}),
-		"status-idle": statusViewOf(gateway.Status{Version: "v1.2.3", PID: 42, StartedAt: time.Unix(1700000000, 0)}),
-		"health":      judge(false, gateway.Status{Exports: []gateway.ExportStatus{{Name: "pg", Queued: 2, OldestQueued: time.Minute}}}, time.Second),
+		"status-stall": statusViewOf(gateway.Status{
+			Version: "v1.2.3", PID: 42, StartedAt: time.Unix(1700000000, 0),
+			Exports: []gateway.ExportStatus{{
+				Name: "pg", SizeBytes: 1 << 30, Lost: "volume was opened elsewhere",
+				Stalls: []gateway.Stall{{Copyset: 3, Since: time.Unix(1700000001, 0), Waiting: 2, For: "a leader", Leader: 1, Term: 4}},
+			}},
+		}),
+		"cluster":        healthy.view(),
+		"cluster-down":   down.view(),
+		"cluster-remote": alone.view(),
+		"copyset-list":   copysetList(healthy.view().Copysets),
+		"chunkservers":   chunkserverList(healthy.view().Chunkservers),
+		"status-idle":    statusViewOf(gateway.Status{Version: "v1.2.3", PID: 42, StartedAt: time.Unix(1700000000, 0)}),
+		"health":         judge(false, gateway.Status{Exports: []gateway.ExportStatus{{Name: "pg", Queued: 2, OldestQueued: time.Minute}}}, time.Second),
 		"bench": benchRows{{
 			Backend: "memory", Op: "read", BlockSize: 4096, Depth: 32, Seconds: 2, Requests: 1000, Inline: 900, IOPS: 500, BytesPerSecond: 2048000,
 			P50: 1000, P95: 2000, P99: 3000, P999: 4000000, Max: 5000000000, CPUPerIO: 800.5, AllocsPerIO: 0.25,

@@ -2,20 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"log/slog"
 	"net"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
-	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/backend/embedded"
 	"github.com/opencurve/curve-nbd/gateway"
 	"github.com/opencurve/curve-nbd/nbd"
@@ -24,24 +17,21 @@ import (
 const (
 	defaultDataDir      = "./data"
 	defaultDrainTimeout = 30 * time.Second
-
-	// closeTimeout bounds each step of a stop that follows the drain: requests
-	// are over by then, what remains is flushing.
-	closeTimeout = 30 * time.Second
 )
 
 func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "serve",
 		Usage: "run a gateway",
-		Description: `Offers every volume of a data directory as an NBD export, until SIGTERM or
-Ctrl-C: then it stops accepting, finishes and flushes what is in flight, and
-exits with 0. A second signal stops it at once, with 1.
+		Description: `Offers every volume of a data directory, or of a cluster, as an NBD export, until
+SIGTERM or Ctrl-C: then it stops accepting, finishes and flushes what is in
+flight, and exits with 0. A second signal stops it at once, with 1.
 
    curve-nbd serve
    curve-nbd serve --data-dir /var/lib/curve-nbd \
       --nbd-listen unix:/run/curve-nbd/nbd.sock,tcp:127.0.0.1:10809 \
       --http-listen 127.0.0.1:9480
+   curve-nbd serve --mds 10.0.0.1:6700 --nbd-listen unix:/run/curve-nbd/nbd.sock
    curve-nbd serve --memory --nbd-listen tcp:127.0.0.1:0   # a scratch gateway
 
 A listen address with port 0 picks a free port; the lines "listening ..." on
@@ -63,6 +53,16 @@ every volume. Keep to unix sockets and 127.0.0.1, or a network you trust.`,
 func serveFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "data-dir", Usage: "keep volumes in `DIR`", Value: defaultDataDir, EnvVars: env("data-dir")},
+		mdsFlag("keep volumes in the cluster whose MDS is at `ADDR`,... (instead of --data-dir)"),
+		&cli.StringFlag{
+			Name: "owner", Usage: "hold volumes of a cluster as `NAME`, unique to this gateway",
+			DefaultText: "host and control socket", EnvVars: env("owner"),
+		},
+		&cli.BoolFlag{Name: "take-over", Usage: "open volumes of a cluster even if another gateway has them open, which loses them", EnvVars: env("take-over")},
+		&cli.DurationFlag{
+			Name: "io-deadline", Usage: "fail a request that a cluster has not served after `D`; 0 waits for as long as it takes",
+			DefaultText: "0", EnvVars: env("io-deadline"),
+		},
 		&cli.BoolFlag{Name: "memory", Usage: "keep volumes in RAM, lost at exit (instead of --data-dir)", EnvVars: env("memory")},
 		&cli.DurationFlag{
 			Name: "recycle-keep", Usage: "keep removed volumes for `D`; 0 frees them at once",
@@ -110,127 +110,33 @@ func defaultNBD() string {
 
 // serve starts everything from the backend up, waits for a signal, and stops in
 // reverse order.
-func serve(ctx *cli.Context) (err error) {
-	log, err := newLogger(ctx)
-	if err != nil {
-		return err
-	}
-	opts, err := gatewayOptions(ctx, log)
-	if err != nil {
-		return err
-	}
-	raiseFileLimit(log)
-	signals := catchSignals(log)
-	defer signals.stop()
-
-	var running stopStack
-	defer func() { err = errors.Join(err, running.stop(log)) }()
-
-	store, err := openBackend(ctx, log, opts.metrics)
-	if err != nil {
-		return err
-	}
-	running.push("backend", closeTimeout, func(context.Context) error { return store.Close() })
-	if !ctx.Bool("memory") {
-		// Whoever asks for the status may stand in another directory.
-		if opts.gateway.DataDir, err = filepath.Abs(store.Dir()); err != nil {
+func serve(ctx *cli.Context) error {
+	return runServer(ctx, func(s *server) error {
+		if err := checkBackend(ctx); err != nil {
 			return err
 		}
-	}
-
-	gw := gateway.New(store.Meta(), store.Chunks(), opts.gateway)
-	running.push("gateway", closeTimeout, gw.Close)
-
-	d := &frontEnds{ctx: ctx, log: log, gw: gw, opts: opts, running: &running, failed: make(chan error, maxListeners+2)} // and control and HTTP
-	if err := d.start(); err != nil {
-		return err
-	}
-	notifySystemd(log, daemon.SdNotifyReady)
-	defer notifySystemd(log, daemon.SdNotifyStopping)
-	select {
-	case signal := <-signals.first:
-		log.Info("stopping", "signal", signal.String(), "drain_timeout", ctx.Duration("drain-timeout"))
-		return nil
-	case err := <-d.failed:
-		return err
-	case <-ctx.Done():
-		return nil
-	}
-}
-
-// store is what serve needs of a backend.
-type store interface {
-	Meta() backend.Meta
-	Chunks() backend.Chunks
-	Dir() string
-	Close() error
-}
-
-func openBackend(ctx *cli.Context, log *slog.Logger, metrics prometheus.Registerer) (store, error) {
-	opts := embedded.Options{Log: log, Metrics: metrics, RecycleKeep: ctx.Duration("recycle-keep")}
-	if opts.RecycleKeep == 0 {
-		opts.RecycleKeep = embedded.PurgeAtOnce
-	}
-	if ctx.Bool("memory") {
-		log.Warn("volumes are in RAM and will be lost at exit")
-		return embedded.OpenMemory(opts)
-	}
-	return embedded.Open(ctx.String("data-dir"), opts)
-}
-
-// stopStack holds what runs, in start order.
-type stopStack struct{ steps []stopStep }
-
-type stopStep struct {
-	name    string
-	timeout time.Duration
-	stop    func(context.Context) error
-}
-
-func (s *stopStack) push(name string, timeout time.Duration, stop func(context.Context) error) {
-	s.steps = append(s.steps, stopStep{name: name, timeout: timeout, stop: stop})
-}
-
-// stop stops the last started first, all of them whatever fails.
-func (s *stopStack) stop(log *slog.Logger) error {
-	var errs []error
-	for i := len(s.steps) - 1; i >= 0; i-- {
-		step := s.steps[i]
-		ctx, cancel := context.WithTimeout(context.Background(), step.timeout)
-		if err := step.stop(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("stop %s: %w", step.name, err))
+		opts, err := gatewayOptions(ctx, s)
+		if err != nil {
+			return err
 		}
-		cancel()
-		log.Debug("stopped", "part", step.name)
-	}
-	return errors.Join(errs...)
-}
-
-// raiseFileLimit makes room for a descriptor per client and per open chunk.
-func raiseFileLimit(log *slog.Logger) {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur >= limit.Max {
-		return
-	}
-	limit.Cur = limit.Max
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		log.Warn("the limit of open files stays low", "error", err)
-	}
-}
-
-// notifySystemd tells the service manager, if one asked to be told.
-func notifySystemd(log *slog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("systemd was not told", "state", state, "error", err)
-	}
+		store, err := openBackend(ctx, s.log, s.metrics)
+		if err != nil {
+			return err
+		}
+		s.running.push("backend", closeTimeout, func(context.Context) error { return store.Close() })
+		if dir := store.Dir(); dir != "" {
+			// Whoever asks for the status may stand in another directory.
+			if opts.gateway.DataDir, err = filepath.Abs(dir); err != nil {
+				return err
+			}
+		}
+		gw := gateway.New(store.Meta(), store.Chunks(), opts.gateway)
+		s.running.push("gateway", closeTimeout, gw.Close)
+		return (&frontEnds{server: s, gw: gw, opts: opts}).start()
+	})
 }
 
 func isLoopback(addr net.Addr) bool {
 	tcp, ok := addr.(*net.TCPAddr)
 	return !ok || tcp.IP.IsLoopback()
-}
-
-// announce writes the line that people and scripts wait for.
-func announce(ctx *cli.Context, what, address string) {
-	fmt.Fprintf(ctx.App.ErrWriter, "listening %s %s\n", what, address)
 }

@@ -37,16 +37,29 @@ func (r *readiness) set(ready bool) {
 	}
 }
 
-func (d *frontEnds) startHTTP(on net.Listener) {
+// startHTTPOn starts HTTP where a flag says, "" for nowhere.
+func (s *server) startHTTPOn(address string) error {
+	if address == "" {
+		return nil
+	}
+	on, err := listenTCP(address)
+	if err != nil {
+		return fmt.Errorf("--http-listen: %w", err)
+	}
+	s.startHTTP(on)
+	return nil
+}
+
+func (s *server) startHTTP(on net.Listener) {
 	server := &http.Server{
-		Handler:           httpHandler(d.opts.metrics, &d.ready),
+		Handler:           httpHandler(s.metrics, &s.ready),
 		ReadHeaderTimeout: httpHeaderTimeout,
 		IdleTimeout:       httpIdleTimeout,
 		MaxHeaderBytes:    httpMaxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
-	d.lines = append(d.lines, [2]string{"http", on.Addr().String()})
-	d.run("http", on,
+	s.lines = append(s.lines, [2]string{"http", on.Addr().String()})
+	s.run("http", on,
 		func(on net.Listener) error {
 			if err := server.Serve(on); !errors.Is(err, http.ErrServerClosed) {
 				return err

@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"strings"
 	"sync"
 	"syscall"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/urfave/cli/v2"
 
 	"github.com/opencurve/curve-nbd/backend"
@@ -27,7 +24,6 @@ const maxListeners = 64
 type serveOptions struct {
 	gateway gateway.Options
 	nbd     nbd.Options
-	metrics *prometheus.Registry
 	nbdOn   []string
 	// httpOn is HOST:PORT, "" for none.
 	httpOn string
@@ -35,13 +31,11 @@ type serveOptions struct {
 	controlOn string
 }
 
-func gatewayOptions(ctx *cli.Context, log *slog.Logger) (serveOptions, error) {
+func gatewayOptions(ctx *cli.Context, s *server) (serveOptions, error) {
 	o := serveOptions{
-		metrics: prometheus.NewRegistry(),
-		nbdOn:   ctx.StringSlice("nbd-listen"),
-		httpOn:  ctx.String("http-listen"),
+		nbdOn:  ctx.StringSlice("nbd-listen"),
+		httpOn: ctx.String("http-listen"),
 	}
-	o.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if len(o.nbdOn) > maxListeners {
 		return o, usagef("--nbd-listen names %d addresses, at most %d", len(o.nbdOn), maxListeners)
 	}
@@ -60,15 +54,18 @@ func gatewayOptions(ctx *cli.Context, log *slog.Logger) (serveOptions, error) {
 		ReadOnly:    ctx.Bool("read-only"),
 		MaxRequests: ctx.Int64("max-inflight-requests"),
 		MaxBytes:    maxBytes,
-		Logger:      log,
-		Metrics:     o.metrics,
+		Owner:       gatewayOwner(ctx),
+		TakeOver:    ctx.Bool("take-over"),
+		Deadline:    ctx.Duration("io-deadline"),
+		Logger:      s.log,
+		Metrics:     s.metrics,
 		Version:     buildVersion().Version,
 	}
 	o.nbd = nbd.Options{
 		MaxConnections:   ctx.Int("max-connections"),
 		HandshakeTimeout: ctx.Duration("handshake-timeout"),
 		StallTimeout:     ctx.Duration("stall-timeout"),
-		Logger:           log,
+		Logger:           s.log,
 	}
 	return o, nil
 }
@@ -80,6 +77,9 @@ func checkServeNumbers(ctx *cli.Context) error {
 			return usagef("--%s %s: give a value above zero", flag, text)
 		}
 	}
+	if deadline := ctx.Duration("io-deadline"); deadline < 0 {
+		return usagef("--io-deadline %s: give 0, for never, or more", deadline)
+	}
 	if keep := ctx.Duration("recycle-keep"); keep < 0 {
 		return usagef("--recycle-keep %s: give 0 or more", keep)
 	}
@@ -88,15 +88,9 @@ func checkServeNumbers(ctx *cli.Context) error {
 
 // frontEnds starts what clients connect to.
 type frontEnds struct {
-	ctx     *cli.Context
-	log     *slog.Logger
-	gw      *gateway.Gateway
-	opts    serveOptions
-	running *stopStack
-	// failed receives what ends a listener that nobody stopped.
-	failed chan error
-	ready  readiness
-	lines  [][2]string // what is announced once all listen
+	*server
+	gw   *gateway.Gateway
+	opts serveOptions
 }
 
 // start brings NBD up last: a wrong address is found out before a client got in.
@@ -106,21 +100,15 @@ func (d *frontEnds) start() error {
 		return fmt.Errorf("control socket: %w", err)
 	}
 	d.startControl(controlOn)
-	if d.opts.httpOn != "" {
-		httpOn, err := listenTCP(d.opts.httpOn)
-		if err != nil {
-			return fmt.Errorf("--http-listen: %w", err)
-		}
-		d.startHTTP(httpOn)
+	if err := d.startHTTPOn(d.opts.httpOn); err != nil {
+		return err
 	}
 	if err := d.startNBD(); err != nil {
 		return err
 	}
 	for _, line := range d.lines {
-		announce(d.ctx, line[0], line[1])
 		d.gw.AddListener(line[0] + " " + line[1])
 	}
-	d.ready.set(true)
 	return nil
 }
 
@@ -153,7 +141,7 @@ func (d *frontEnds) startNBD() error {
 	server := nbd.NewServer(d.gw, d.opts.nbd)
 	var serving sync.WaitGroup
 	for _, l := range listeners {
-		serving.Go(func() { d.report("nbd", server.Serve(l)) })
+		serving.Go(func() { d.report("nbd listener", server.Serve(l)) })
 	}
 	d.running.push("nbd", d.ctx.Duration("drain-timeout"), func(ctx context.Context) error {
 		d.ready.set(false)
@@ -183,25 +171,6 @@ func (d *frontEnds) drain(ctx context.Context, server *nbd.Server) error {
 		return closeErr
 	}
 	return errors.Join(closeErr, fmt.Errorf("requests were still in flight after %s, their clients were cut off", d.ctx.Duration("drain-timeout")))
-}
-
-// run serves on a listener in a goroutine that the stop stack ends and waits
-// for.
-func (d *frontEnds) run(name string, on net.Listener, serve func(net.Listener) error, shutdown func(context.Context) error) {
-	var serving sync.WaitGroup
-	serving.Go(func() { d.report(name, serve(on)) })
-	d.running.push(name, closeTimeout, func(ctx context.Context) error {
-		err := shutdown(ctx)
-		serving.Wait()
-		return err
-	})
-}
-
-// report passes the failure of a listener on to serve.
-func (d *frontEnds) report(name string, err error) {
-	if err != nil {
-		d.failed <- fmt.Errorf("%s listener: %w", name, err)
-	}
 }
 
 // listenNBD listens on unix:PATH or tcp:HOST:PORT.

@@ -63,6 +63,20 @@ type exportView struct {
 	Writes        uint64  `json:"writes"`
 	WriteBytes    uint64  `json:"write_bytes"`
 	Errors        uint64  `json:"errors"`
+	// Stalls are the copysets that give no answer; Lost says why the export serves
+	// no more, "" while it does.
+	Stalls []stallView `json:"stalls"`
+	Lost   string      `json:"lost"`
+}
+
+// stallView is a copyset that an export waits for.
+type stallView struct {
+	Copyset  uint32 `json:"copyset"`
+	Since    string `json:"since"`
+	Requests int    `json:"requests"`
+	For      string `json:"waits_for"`
+	// Leader is the chunkserver last heard to lead, "" for none.
+	Leader string `json:"leader"`
 }
 
 func statusViewOf(s gateway.Status) statusView {
@@ -77,6 +91,13 @@ func statusViewOf(s gateway.Status) statusView {
 			Name: e.Name, SizeBytes: e.SizeBytes, Epoch: uint64(e.Epoch), Connections: e.Connections,
 			Queued: e.Queued, OldestSeconds: e.OldestQueued.Seconds(),
 			Reads: e.Reads, ReadBytes: e.ReadBytes, Writes: e.Writes, WriteBytes: e.WriteBytes, Errors: e.Errors,
+			Stalls: []stallView{}, Lost: e.Lost,
+		}
+		for _, stall := range e.Stalls {
+			view.Exports[i].Stalls = append(view.Exports[i].Stalls, stallView{
+				Copyset: uint32(stall.Copyset), Since: timeText(stall.Since), Requests: stall.Waiting,
+				For: stall.For, Leader: serverName(stall.Leader),
+			})
 		}
 	}
 	return view
@@ -91,6 +112,15 @@ func (s statusView) table(t table.Writer) {
 	t.AppendRow(table.Row{"In flight", fmt.Sprintf("%d requests, %s", s.InFlightRequests, sizeText(s.InFlightBytes))})
 	t.AppendRow(table.Row{"Buffers", sizeText(s.BufferBytes)})
 	t.AppendRow(table.Row{"Exports open", orDash(exportLines(s.Exports))})
+	for _, e := range s.Exports {
+		if e.Lost != "" {
+			t.AppendRow(table.Row{"Lost", fmt.Sprintf("%s: %s", e.Name, e.Lost)})
+		}
+		for _, stall := range e.Stalls {
+			t.AppendRow(table.Row{"Stall", fmt.Sprintf("%s: %d requests wait since %s for copyset %d: %s",
+				e.Name, stall.Requests, stall.Since, stall.Copyset, stall.For)})
+		}
+	}
 }
 
 // exportLines is a table in a table: one export a line.

@@ -17,6 +17,7 @@ const (
 	exitBusy     = 4
 	exitExists   = 5
 	exitNoServer = 6
+	exitDegraded = 7
 )
 
 func TestBadInputOfClientCommands(t *testing.T) {

@@ -78,11 +78,11 @@ func cleanEnv() []string {
 	return append(env, "CURVE_CONFIG="+os.DevNull)
 }
 
-// gateway is a running `curve-nbd serve`.
+// gateway is a running `curve-nbd serve`, or another role that launch started.
 type gateway struct {
 	t       *testing.T
 	cmd     *exec.Cmd
-	control string // unix:PATH
+	control string // unix:PATH, of a gateway
 	// addresses by what listens there: "control", "nbd", "http".
 	addresses map[string][]string
 
@@ -102,11 +102,20 @@ func serve(t *testing.T, variables []string, args ...string) *gateway {
 
 func serveAt(t *testing.T, control string, variables []string, args ...string) *gateway {
 	t.Helper()
+	g := launch(t, variables, append([]string{"serve", "--control", control}, args...)...)
+	g.control = control
+	g.waitReady()
+	return g
+}
+
+// launch starts a server of any role and does not wait for it.
+func launch(t *testing.T, variables []string, args ...string) *gateway {
+	t.Helper()
 	g := &gateway{
-		t: t, control: control, addresses: map[string][]string{},
+		t: t, addresses: map[string][]string{},
 		watch: map[string]chan struct{}{}, exited: make(chan struct{}),
 	}
-	g.cmd = exec.Command(program, append([]string{"serve", "--control", control}, args...)...)
+	g.cmd = exec.Command(program, args...)
 	g.cmd.Env = append(cleanEnv(), variables...)
 	stderr, err := g.cmd.StderrPipe()
 	if err != nil {
@@ -126,10 +135,9 @@ func serveAt(t *testing.T, control string, variables []string, args ...string) *
 		_ = g.cmd.Process.Kill()
 		<-g.exited
 		if t.Failed() {
-			t.Logf("gateway said:\n%s", g.said())
+			t.Logf("%s said:\n%s", args[0], g.said())
 		}
 	})
-	g.waitReady()
 	return g
 }
 
@@ -179,9 +187,9 @@ func (g *gateway) awaitLog(part string) {
 	select {
 	case <-seen:
 	case <-g.exited:
-		g.t.Fatalf("gateway exited without saying %q:\n%s", part, g.said())
+		g.t.Fatalf("it exited without saying %q:\n%s", part, g.said())
 	case <-time.After(patience):
-		g.t.Fatalf("gateway does not say %q:\n%s", part, g.said())
+		g.t.Fatalf("it does not say %q:\n%s", part, g.said())
 	}
 }
 
