@@ -24,6 +24,7 @@ type config struct {
 	set      string
 	workload string
 	jsonFile string
+	copysets int
 }
 
 func main() {
@@ -36,7 +37,8 @@ func main() {
 	flag.IntVar(&c.sizeMiB, "size", 1024, "size of the exports, MiB")
 	flag.IntVar(&c.rounds, "rounds", 5, "times that each server runs each workload")
 	flag.DurationVar(&c.runtime, "time", 2*time.Second, "length of one run")
-	flag.StringVar(&c.set, "set", "memory,file", "which comparisons: memory, file")
+	flag.StringVar(&c.set, "set", "memory,file", "which comparisons: memory, file, cluster")
+	flag.IntVar(&c.copysets, "copysets", 0, "copysets of the cluster, 0 for its default")
 	flag.StringVar(&c.workload, "workload", "", "only workloads whose name contains this")
 	flag.StringVar(&c.jsonFile, "json", "", "write every single result to this file too")
 	flag.Parse()

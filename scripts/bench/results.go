@@ -64,8 +64,10 @@ func (r *results) print(w io.Writer) {
 				rate = fmt.Sprintf("%.0f MiB/s", median(runs, func(r result) float64 { return r.MiBps }))
 			}
 			cell := fmt.Sprintf("%s, %.1f us", rate, median(runs, cpu))
-			if i == 0 {
-				cell = "**" + rate + "**" + cell[len(rate):]
+			if s.file != "" {
+				cell = fmt.Sprintf("%s (%.2fx)", rate, median(ours, iops)/median(runs, iops))
+			} else if i == 0 {
+				cell = "**" + rate + "**" + cell[len(rate):] + byProcess(runs)
 			} else {
 				cell += fmt.Sprintf(" (%.2fx, cpu %.2fx)", median(ours, iops)/median(runs, iops), median(ours, cpu)/median(runs, cpu))
 			}
@@ -73,6 +75,18 @@ func (r *results) print(w io.Writer) {
 		}
 		fmt.Fprintf(w, "| %s |\n", strings.Join(row, " | "))
 	}
+}
+
+// byProcess spells the CPU time per IO of each process, where there are several.
+func byProcess(runs []result) string {
+	var parts []string
+	for i := range runs[0].ByProcess {
+		parts = append(parts, fmt.Sprintf("%.0f", median(runs, func(r result) float64 { return r.ByProcess[i] })))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return " = " + strings.Join(parts, " + ")
 }
 
 // save appends every single run to a file, one JSON object a comparison.

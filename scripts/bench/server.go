@@ -24,9 +24,19 @@ type server struct {
 	setup  []string // command to run once it listens
 	files  []string // sparse files to make first
 	size   int64
+	// file is set where there is no server and fio works on the file.
+	file string
+	// others are processes that serve with it; down ends them.
+	others []process
+	down   func()
 
 	cmd *exec.Cmd
 	log bytes.Buffer
+}
+
+type process struct {
+	name string
+	pid  int
 }
 
 // serversOf lists the servers of a comparison; ours is the first, the one that
@@ -74,8 +84,10 @@ func serversOf(set string, c config) ([]*server, error) {
 			file(mk("qemu-nbd", "qemu-nbd", "-f", "raw", "-t", "-e", "16", "-k", "{sock}", "{dir}.img")),
 			file(mk("go-nbd file", self, "go-nbd", "{sock}", "file", "{dir}.img")),
 		}, nil
+	case "cluster":
+		return clusterServers(c, ours)
 	}
-	return nil, fmt.Errorf("no comparison %q: choose memory or file", set)
+	return nil, fmt.Errorf("no comparison %q: choose memory, file or cluster", set)
 }
 
 func (s *server) start() error {
@@ -86,6 +98,9 @@ func (s *server) start() error {
 		if err := os.Truncate(f, s.size); err != nil {
 			return err
 		}
+	}
+	if s.file != "" {
+		return nil
 	}
 	s.cmd = exec.Command(s.argv[0], s.argv[1:]...)
 	s.cmd.Stderr = &s.log
@@ -125,6 +140,9 @@ func (s *server) waitListening() error {
 }
 
 func (s *server) stop() {
+	if s.down != nil {
+		defer s.down()
+	}
 	if s.cmd == nil || s.cmd.Process == nil {
 		return
 	}
@@ -145,6 +163,8 @@ type result struct {
 	// MiBps is bandwidth, CPUMicros the server's CPU time per IO.
 	MiBps     float64 `json:"mib_per_s"`
 	CPUMicros float64 `json:"server_cpu_us_per_io"`
+	// ByProcess is CPUMicros of each process, where there are several.
+	ByProcess []float64 `json:"by_process,omitempty"`
 }
 
 // fio runs one workload; with no runtime it goes over the export once.
@@ -152,21 +172,24 @@ func (s *server) fio(w workload, runtime time.Duration, sizeMiB int) (result, er
 	uri := "nbd+unix:///" + s.export + "?socket=" + s.socket
 	out := s.socket + ".fio.json"
 	args := []string{"--name=bench", "--ioengine=nbd", "--uri=" + uri, "--rw=" + w.rw, "--bs=" + w.bs,
-		"--size=" + strconv.Itoa(sizeMiB) + "M", "--iodepth=" + strconv.Itoa(w.depth), "--numjobs=" + strconv.Itoa(w.numJobs),
-		"--group_reporting", "--output-format=json", "--output=" + out}
+		"--iodepth=" + strconv.Itoa(w.depth), "--numjobs=" + strconv.Itoa(w.numJobs)}
+	if s.file != "" {
+		args, out = s.fileArgs(w), s.file+".fio.json"
+	}
+	args = append(args, "--size="+strconv.Itoa(sizeMiB)+"M", "--group_reporting", "--output-format=json", "--output="+out)
 	if runtime > 0 {
 		args = append(args, "--time_based", fmt.Sprintf("--runtime=%dms", runtime.Milliseconds()))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), runtime+2*time.Minute)
 	defer cancel()
-	before, err := s.cpuTime()
+	before, err := s.cpuTimes()
 	if err != nil {
 		return result{}, err
 	}
 	if text, err := exec.CommandContext(ctx, "fio", args...).CombinedOutput(); err != nil {
 		return result{}, fmt.Errorf("fio: %w: %s", err, text)
 	}
-	after, err := s.cpuTime()
+	after, err := s.cpuTimes()
 	if err != nil {
 		return result{}, err
 	}
@@ -187,19 +210,38 @@ func (s *server) fio(w workload, runtime time.Duration, sizeMiB int) (result, er
 		return result{}, fmt.Errorf("fio report: %v", err)
 	}
 	j := report.Jobs[0]
-	return result{
-		IOPS:      j.Read.IOPS + j.Write.IOPS,
-		MiBps:     (j.Read.BW + j.Write.BW) / (1 << 20),
-		CPUMicros: float64((after - before).Microseconds()) / (j.Read.TotalIOs + j.Write.TotalIOs),
-	}, nil
+	r := result{IOPS: j.Read.IOPS + j.Write.IOPS, MiBps: (j.Read.BW + j.Write.BW) / (1 << 20)}
+	for i := range after {
+		one := float64((after[i] - before[i]).Microseconds()) / (j.Read.TotalIOs + j.Write.TotalIOs)
+		r.CPUMicros += one
+		if len(after) > 1 {
+			r.ByProcess = append(r.ByProcess, one)
+		}
+	}
+	return r, nil
 }
 
-// cpuTime is user and system time of the server's process so far, to the clock
-// tick (10 ms).
-func (s *server) cpuTime() (time.Duration, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+// cpuTimes are those of the server's process and the others, in order.
+func (s *server) cpuTimes() ([]time.Duration, error) {
+	if s.file != "" {
+		return nil, nil
+	}
+	var times []time.Duration
+	for _, p := range append([]process{{s.name, s.cmd.Process.Pid}}, s.others...) {
+		t, err := cpuTime(p.pid)
+		if err != nil {
+			return nil, fmt.Errorf("%s is gone: %s", p.name, s.log.String())
+		}
+		times = append(times, t)
+	}
+	return times, nil
+}
+
+// cpuTime is user and system time of a process so far, to the clock tick (10 ms).
+func cpuTime(pid int) (time.Duration, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, fmt.Errorf("%s is gone: %s", s.name, s.log.String())
+		return 0, err
 	}
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	user, _ := strconv.ParseInt(fields[11], 10, 64)
