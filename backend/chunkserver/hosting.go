@@ -174,6 +174,7 @@ func (s *Server) host(rec hostedRecord) error {
 		Store: s.store, Log: group, Net: link,
 		FS: s.fs, Dir: s.dir.copysetDir(id), Peers: s.peers,
 		Heartbeat:     s.opts.Heartbeat,
+		TrailingBytes: s.trailingBytes,
 		LeaderChanged: s.leaderChanged,
 		Failed:        s.replicaFailed,
 		Throttle:      s.limiter,

@@ -52,7 +52,7 @@ type Options struct {
 	// SnapshotEvery is the time between two raft snapshots of a copyset that
 	// changed. Default 5 min. LogLimit is the size of the log, in bytes, beyond
 	// which the copysets that keep it from shrinking are made to take one. Default
-	// 1 GiB.
+	// 512 MiB.
 	SnapshotEvery time.Duration
 	LogLimit      int64
 	// CatchUpRate bounds the bytes per second that replicas pull to catch up, 0 for
@@ -99,7 +99,7 @@ func (o Options) withDefaults() (Options, error) {
 	number(&o.MaxOps, 4096)
 	number(&o.MaxBytes, 64<<20)
 	number(&o.MaxStreams, 256)
-	number(&o.LogLimit, 1<<30)
+	number(&o.LogLimit, 512<<20)
 	duration(&o.ReportEvery, time.Second)
 	duration(&o.SnapshotEvery, 5*time.Minute)
 	duration(&o.StallLimit, time.Second)

@@ -22,6 +22,8 @@ type snapshotter struct {
 	// mu guards under: at most one is taken at a time.
 	mu    sync.Mutex
 	under bool
+	// done gets a token when one has let go of the log's oldest segment.
+	done chan struct{}
 }
 
 // runSnapshots is the snapshotter's loop.
@@ -33,11 +35,16 @@ func (s *Server) runSnapshots() {
 	n := &s.snaps
 	n.due = make(map[backend.CopysetID]time.Time)
 	n.applied = make(map[backend.CopysetID]uint64)
+	n.done = make(chan struct{}, 1)
 	for {
 		select {
 		case <-s.life.Done():
 			return
 		case <-ticker.C:
+		case <-n.done: // while the log is too large, the next one at once
+			if s.logBytes() <= s.opts.LogLimit {
+				continue
+			}
 		}
 		id, ok := s.nextSnapshot(time.Now())
 		if !ok || !n.begin() {
@@ -45,12 +52,13 @@ func (s *Server) runSnapshots() {
 		}
 		r := s.replicas.get(id)
 		if r == nil {
-			n.end()
+			n.end(false)
 			continue
 		}
 		n.applied[id] = r.Status().Applied
 		tasks.Go(func() {
-			defer n.end()
+			before := s.pinning()
+			defer func() { n.end(s.pinning() != before) }()
 			begin := time.Now()
 			if err := r.Snapshot(); err != nil {
 				if s.life.Err() == nil {
@@ -73,16 +81,41 @@ func (n *snapshotter) begin() bool {
 	return true
 }
 
-func (n *snapshotter) end() {
+// end lets the next one begin, and asks for it at once if this one helped.
+func (n *snapshotter) end(helped bool) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	n.under = false
+	n.mu.Unlock()
+	if !helped {
+		return
+	}
+	select {
+	case n.done <- struct{}{}:
+	default:
+	}
+}
+
+// maxTrailing is what a raft snapshot leaves of a copyset's log at most, in bytes.
+const maxTrailing = 16 << 20
+
+// trailingBytes is what each copyset may keep so that all together need half of
+// what the log may have.
+func (s *Server) trailingBytes() int64 {
+	return min(maxTrailing, s.opts.LogLimit/int64(2*max(1, len(s.replicas.ids()))))
+}
+
+// pinning is the copyset that keeps the log from shrinking, 0 for none.
+func (s *Server) pinning() backend.CopysetID {
+	id, _ := s.raftLog.Pinning()
+	return id
 }
 
 // nextSnapshot chooses the copyset to take one of now.
 func (s *Server) nextSnapshot(now time.Time) (backend.CopysetID, bool) {
 	if s.logBytes() > s.opts.LogLimit {
-		if id, bytes := s.raftLog.Pinning(); bytes > 0 && s.replicas.get(id) != nil {
+		// Often several share the oldest segment, and it is free after the last of
+		// them only.
+		if id := s.pinning(); s.replicas.get(id) != nil {
 			return id, true
 		}
 	}

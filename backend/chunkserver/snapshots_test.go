@@ -1,6 +1,7 @@
 package chunkserver
 
 import (
+	"bytes"
 	"testing"
 	"time"
 
@@ -20,11 +21,14 @@ func TestGrownLogIsCutByRaftSnapshots(t *testing.T) {
 		t.Run(why.name, func(t *testing.T) {
 			c := startCluster(t, 3, 1, func(_ int, o *Options) { why.set(o) })
 			r := c.dial()
-			// More entries than a raft snapshot leaves behind for slow followers.
-			var last [16]byte
-			for i := range int64(700) {
-				last[i%16] = byte(i)
-				r.write(1, 100, i%16*4096, byte(i))
+			// More than a raft snapshot leaves behind for slow followers.
+			const size = 256 << 10
+			var last [4]byte
+			for i := range int64(100) {
+				last[i%4] = byte(i)
+				op := r.op(backend.OpWrite, 1, 100, i%4*size, size)
+				op.Data = bytes.Repeat([]byte{byte(i)}, size)
+				r.do(op)
 			}
 			for _, s := range c.servers {
 				await(t, "the log to be cut", func() bool {
@@ -33,7 +37,7 @@ func TestGrownLogIsCutByRaftSnapshots(t *testing.T) {
 				})
 			}
 			for i, b := range last {
-				r.wantBlock(1, 100, int64(i)*4096, b)
+				r.wantBlock(1, 100, int64(i)*size, b)
 			}
 		})
 	}

@@ -26,6 +26,10 @@ func (r *Replica) install(from io.Reader) error {
 	if err != nil {
 		return err
 	}
+	if have := r.applied.Load(); st.applied < have {
+		// What is applied here was promised; going back would break that.
+		return fmt.Errorf("%w: a raft snapshot of entry %d for a replica that has applied %d", backend.ErrInvalid, st.applied, have)
+	}
 	r.installing.Store(true)
 	defer r.installing.Store(false)
 	ctx, cancel := context.WithCancel(r.ctx)

@@ -55,6 +55,8 @@ func (f fsm) applyLogs(w *wave, logs []*raft.Log) error {
 	for _, log := range logs {
 		switch log.Type {
 		case raft.LogConfiguration:
+			conf := raft.DecodeConfiguration(log.Data)
+			f.agreed.Store(&conf)
 			f.configureNet()
 		case raft.LogCommand:
 			if err := f.gather(w, log); err != nil {
@@ -303,5 +305,9 @@ func (f fsm) Restore(from io.ReadCloser) error {
 	if err := f.failure(); err != nil {
 		return err
 	}
-	return f.install(from)
+	if err := f.install(from); err != nil {
+		return err
+	}
+	f.agreeToSnapshot()
+	return nil
 }

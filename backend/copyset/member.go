@@ -49,17 +49,13 @@ func (r *Replica) probe(ctx context.Context, l *leadership, server backend.Serve
 	}
 }
 
-// termOf is the term of an entry, which the raft snapshot may have swallowed.
+// termOf is the term of an entry.
 func (r *Replica) termOf(index uint64) (uint64, error) {
 	var entry raft.Log
-	err := r.log.GetLog(index, &entry)
-	if err == nil {
-		return entry.Term, nil
+	if err := r.log.GetLog(index, &entry); err != nil {
+		return 0, fmt.Errorf("entry %d: %w", index, err)
 	}
-	if m := r.snaps.newest(); m != nil && m.Index == index {
-		return m.Term, nil
-	}
-	return 0, fmt.Errorf("entry %d: %w", index, err)
+	return entry.Term, nil
 }
 
 // TransferLeadership hands leadership over to a voter, 0 for whichever is most up

@@ -46,8 +46,10 @@ type Options struct {
 	// InFlight is how many entries this replica, leading, lets be under way at
 	// once; what comes meanwhile is put together into the next one. Default 4.
 	InFlight int
-	// TrailingLogs is how many entries a raft snapshot leaves in the log, for
-	// followers that are a little behind. Default 512.
+	// TrailingBytes says how much of the log a raft snapshot leaves, for followers
+	// that are a little behind. Default 16 MiB.
+	TrailingBytes func() int64
+	// TrailingLogs, unless 0, is how many entries it leaves instead.
 	TrailingLogs uint64
 	// Unfenced switches the fence off, to show that the checkers notice.
 	Unfenced bool

@@ -3,8 +3,11 @@ package copyset
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/backend/disk/crashfs"
@@ -35,8 +38,23 @@ type sector struct {
 func powerCutRound(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	disks := map[backend.ServerID]*crashfs.FS{}
+	// power is taken by every change of a disk, so that it can be cut at one moment
+	// for all: nothing that was made possible by a change after the cut of one disk
+	// may reach another before its own.
+	var power sync.RWMutex
+	// The log of the first leader is slow: followers have entries durable before it.
+	var slow atomic.Uint32
 	for id := range backend.ServerID(3) {
-		disks[id+1] = crashfs.New(crashfs.Options{})
+		fs := crashfs.New(crashfs.Options{})
+		fs.OnCall(func(c crashfs.Call) error {
+			if c.Op == crashfs.OpSyncData && slow.Load() == uint32(id+1) && strings.Contains(c.Path, "/log/") {
+				time.Sleep(3 * time.Millisecond)
+			}
+			power.RLock()
+			defer power.RUnlock()
+			return nil
+		})
+		disks[id+1] = fs
 	}
 	g := &rig{t: t, members: make(map[backend.ServerID]*member), leaders: make(map[backend.ServerID]uint64)}
 	g.tune = func(o *Options) { o.TrailingLogs = 4 }
@@ -55,6 +73,7 @@ func powerCutRound(t *testing.T, seed uint64) {
 	}
 	defer func() { stopAll() }()
 
+	slow.Store(uint32(g.leader().id))
 	const writers, sectors = 4, 6
 	var all []*sector
 	stop := make(chan struct{})
@@ -79,7 +98,7 @@ func powerCutRound(t *testing.T, seed uint64) {
 			_ = g.leader().replica.Load().TransferLeadership(t.Context(), 0)
 		}
 	}
-	// What is acknowledged now was so before any of the three loses its power.
+	power.Lock()
 	want := make([]byte, len(all))
 	for i, s := range all {
 		s.mu.Lock()
@@ -90,6 +109,7 @@ func powerCutRound(t *testing.T, seed uint64) {
 	for id, fs := range disks {
 		after[id] = fs.Crash(rng.Uint64())
 	}
+	power.Unlock()
 	close(stop)
 	wg.Wait()
 	stopAll()

@@ -23,13 +23,14 @@ func (r *Replica) raftConfig() *raft.Config {
 		HeartbeatTimeout:   r.opts.Heartbeat,
 		ElectionTimeout:    r.opts.Heartbeat,
 		LeaderLeaseTimeout: r.opts.Heartbeat,
-		// Between changes a follower learns of the last commit only this late; all
-		// that waits for it are its own chunks.
-		CommitTimeout:    2 * time.Second,
-		MaxAppendEntries: 64,
+		// Between changes a follower learns of the last commit only this late, and
+		// after a break of the link, what was under way is sent again; a follower
+		// that is behind gets MaxAppendEntries each time.
+		CommitTimeout:    200 * time.Millisecond,
+		MaxAppendEntries: 128,
 		BatchApplyCh:     true,
 		ShutdownOnRemove: false,
-		TrailingLogs:     r.opts.TrailingLogs,
+		TrailingLogs:     max(r.opts.TrailingLogs, 1),
 		// Raft snapshots are taken when the chunkserver asks for them.
 		SnapshotInterval:         24 * time.Hour,
 		SnapshotThreshold:        math.MaxUint64,

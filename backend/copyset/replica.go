@@ -20,7 +20,32 @@ import (
 type groupLog interface {
 	raft.LogStore
 	raft.StableStore
+	raft.MonotonicLogStore
 	WaitDurable(index uint64) error
+	// Bytes is the size of the entries.
+	Bytes() int64
+}
+
+// snapLog is the log as raft sees it: with the entry that the raft snapshot ends
+// with, of which only index and term are left. Raft looks for that one only where
+// the log is empty; a follower with a tail to be dropped right behind its snapshot
+// would refuse the leader's entries for ever.
+type snapLog struct {
+	groupLog
+	snaps *snapshots
+}
+
+// GetLog implements raft.LogStore.
+func (l snapLog) GetLog(index uint64, entry *raft.Log) error {
+	err := l.groupLog.GetLog(index, entry)
+	if err != raft.ErrLogNotFound || index < 2 { // the first is a configuration, which raft reads
+		return err
+	}
+	if m := l.snaps.newest(); m != nil && m.Index == index {
+		*entry = raft.Log{Index: index, Term: m.Term, Type: raft.LogNoop}
+		return nil
+	}
+	return err
 }
 
 // groupNet is what a replica needs of its links; *raftnet.Group.
@@ -44,6 +69,9 @@ type Replica struct {
 	net   groupNet
 	slog  *slog.Logger
 	raft  atomic.Pointer[raft.Raft]
+
+	// agreed is the configuration as of what is applied: committed, and durable here.
+	agreed atomic.Pointer[raft.Configuration]
 
 	fence  *fence
 	chunks *chunkSet
@@ -106,11 +134,11 @@ func (o *Options) setDefaults() error {
 	if o.InFlight == 0 {
 		o.InFlight = 4
 	}
-	if o.TrailingLogs == 0 {
-		o.TrailingLogs = 512
-	}
 	if o.InFlight < 1 || o.InFlight > maxInFlight {
 		return fmt.Errorf("%w: %d entries in flight: use 1 to %d", backend.ErrInvalid, o.InFlight, maxInFlight)
+	}
+	if o.TrailingBytes == nil {
+		o.TrailingBytes = func() int64 { return 16 << 20 }
 	}
 	if o.LeaderChanged == nil {
 		o.LeaderChanged = func(backend.CopysetID, backend.ServerID, uint64) {}
@@ -141,6 +169,7 @@ func open(o Options, log groupLog, net groupNet) (*Replica, error) {
 	if err := r.restoreLocal(); err != nil {
 		return nil, fmt.Errorf("open %v: %w", o.ID, err)
 	}
+	r.log = snapLog{groupLog: log, snaps: r.snaps}
 	if err := r.startRaft(); err != nil {
 		return nil, fmt.Errorf("open %v: %w", o.ID, err)
 	}
@@ -170,6 +199,7 @@ func (r *Replica) restoreLocal() error {
 	if st == nil {
 		return nil
 	}
+	r.agreeToSnapshot()
 	r.fence, r.chunks = st.fence, st.chunks
 	r.applied.Store(st.applied)
 	r.applying.Store(st.applied)
@@ -341,22 +371,36 @@ func (r *Replica) Status() backend.ReplicaStatus {
 	}
 	rf := r.raft.Load()
 	s.Committed = rf.CommitIndex()
-	s.Voters, s.Learners = membersOf(rf.GetConfiguration().Configuration())
+	// Not raft's own answer, which may be of an entry that is lost again: the MDS has
+	// a member that the configuration has lost forget what it promised.
+	if conf := r.agreed.Load(); conf != nil {
+		s.Voters, s.Learners = membersOf(*conf)
+	}
 	return s
 }
 
-// unfinished says that an installation was cut short by a restart and has not been
-// made up for: by another one, or by the log.
+// agreeToSnapshot takes the configuration over from the newest raft snapshot.
+func (r *Replica) agreeToSnapshot() {
+	if m := r.snaps.newest(); m != nil {
+		conf := m.Configuration.Clone()
+		r.agreed.Store(&conf)
+	}
+}
+
+// unfinished says that an installation was cut short and has not been made up for:
+// by another one, or by the log.
 func (r *Replica) unfinished() bool {
-	if !r.snaps.pending() {
+	index, pending := r.snaps.pending()
+	if !pending {
 		return false
 	}
 	rf := r.raft.Load()
 	leader, _ := r.life.known()
-	if commit := rf.CommitIndex(); r.installing.Load() || leader == 0 || commit == 0 || rf.AppliedIndex() < commit {
+	commit, applied := rf.CommitIndex(), rf.AppliedIndex()
+	if leader == 0 || commit == 0 || applied < commit || applied < index {
 		return true
 	}
-	if err := r.snaps.caughtUp(); err != nil {
+	if err := r.snaps.caughtUp(applied); err != nil {
 		r.slog.Warn("removing the mark of an unfinished installation", "err", err)
 	}
 	return false

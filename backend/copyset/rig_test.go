@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -31,6 +32,7 @@ type memLog struct{ *raft.InmemStore }
 
 func (memLog) WaitDurable(uint64) error { return nil }
 func (memLog) IsMonotonic() bool        { return true }
+func (memLog) Bytes() int64             { return 0 }
 
 // memNet is raft's in-memory transport, with leases that hold until taken away.
 type memNet struct {
@@ -306,9 +308,30 @@ func (g *rig) until(what string, cond func() bool) {
 	g.t.Helper()
 	for deadline := time.Now().Add(testTimeout); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			g.t.Fatalf("timed out waiting until %s", what)
+			g.t.Fatalf("timed out waiting until %s\n%s", what, g.dump())
 		}
 	}
+}
+
+// dump tells where the members are.
+func (g *rig) dump() string {
+	var b strings.Builder
+	for id, m := range g.members {
+		r := m.replica.Load()
+		if r == nil {
+			continue
+		}
+		first, _ := m.log.FirstIndex()
+		last, _ := m.log.LastIndex()
+		snapshot := uint64(0)
+		if meta := r.snaps.newest(); meta != nil {
+			snapshot = meta.Index
+		}
+		st := r.Status()
+		fmt.Fprintf(&b, "member %d: %s, leader %d in term %d, log %d to %d, snapshot %d, committed %d, applied %d, %s\n",
+			id, st.State, st.Leader, st.Term, first, last, snapshot, st.Committed, st.Applied, r.Trouble())
+	}
+	return b.String()
 }
 
 // leader waits for a leader that is ready.

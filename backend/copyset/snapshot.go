@@ -30,8 +30,10 @@ type snapshots struct {
 	meta *raft.SnapshotMeta
 	// installing is what came from a leader and does not count yet.
 	installing *raft.SnapshotMeta
-	// leftover: an installation was cut short by a restart.
-	leftover bool
+	// leftover: an installation, of entry leftIndex if that is known, was cut short
+	// by a restart.
+	leftover  bool
+	leftIndex uint64
 	// unreadable is why a snapshot file could not be read, nil if all could.
 	unreadable error
 	number     uint64
@@ -58,6 +60,9 @@ func openSnapshots(fsys disk.FS, dir string, id backend.CopysetID, log *slog.Log
 	for _, name := range names {
 		if strings.HasPrefix(name, installingPrefix) {
 			s.leftover = true
+			if meta, _, err := s.read(name); err == nil {
+				s.leftIndex = max(s.leftIndex, meta.Index)
+			}
 		}
 		n, ok := snapshotNumber(name)
 		if !ok {
@@ -101,11 +106,15 @@ func (s *snapshots) newest() *raft.SnapshotMeta {
 	return s.meta
 }
 
-// pending says that an installation is under way, or was when the server stopped.
-func (s *snapshots) pending() bool {
+// pending says that an installation is under way, or was when the server stopped,
+// and of which entry.
+func (s *snapshots) pending() (index uint64, yes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.installing != nil || s.leftover
+	if s.installing != nil {
+		return s.installing.Index, true
+	}
+	return s.leftIndex, s.leftover
 }
 
 // List implements raft.SnapshotStore.
@@ -201,7 +210,7 @@ func (s *snapshots) publish(meta *raft.SnapshotMeta, data []byte, number uint64)
 	}
 	keep := ""
 	if s.installing != nil && s.installing.Index <= meta.Index {
-		s.installing, s.leftover = nil, false
+		s.installing, s.leftover, s.leftIndex = nil, false, 0
 	} else if s.installing != nil {
 		keep = s.installing.ID
 	}
@@ -228,15 +237,15 @@ func (s *snapshots) removeOthers(keep ...string) error {
 	return nil
 }
 
-// caughtUp removes the mark of an installation that a restart had cut short, and
-// that was overtaken by the log.
-func (s *snapshots) caughtUp() error {
+// caughtUp removes the mark of an installation that came to nothing, and was
+// overtaken by the log, which has reached index.
+func (s *snapshots) caughtUp(index uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.leftover {
+	if s.installing != nil && s.installing.Index > index {
 		return nil
 	}
-	s.leftover = false
+	s.installing, s.leftover, s.leftIndex = nil, false, 0
 	keep := ""
 	if s.meta != nil {
 		keep = s.meta.ID
@@ -351,12 +360,40 @@ func (r *Replica) do(op *backend.Op) error {
 	return op.Err
 }
 
+// trail bounds what the snapshot leaves in the log, for followers that are a little
+// behind, by its bytes: entries are of a few hundred bytes or of a megabyte.
+func (r *Replica) trail(rf *raft.Raft) error {
+	first, err := r.log.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := r.log.LastIndex()
+	if err != nil {
+		return err
+	}
+	bytes := r.log.Bytes()
+	if r.opts.TrailingLogs != 0 || last <= first || bytes <= 0 {
+		return nil
+	}
+	conf := rf.ReloadableConfig()
+	keep := float64(r.opts.TrailingBytes()) / float64(bytes)
+	conf.TrailingLogs = max(minTrailing, uint64(float64(last-first+1)*keep))
+	return rf.ReloadConfig(conf)
+}
+
+// minTrailing is how many entries stay in any case.
+const minTrailing = 16
+
 // Snapshot makes the chunks durable up to what is applied and cuts the log.
 func (r *Replica) Snapshot() error {
 	if err := r.failure(); err != nil {
 		return err
 	}
-	err := r.raft.Load().Snapshot().Error()
+	rf := r.raft.Load()
+	if err := r.trail(rf); err != nil {
+		return err
+	}
+	err := rf.Snapshot().Error()
 	if errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		return nil
 	}

@@ -190,3 +190,59 @@ func TestRottenSnapshotIsDamage(t *testing.T) {
 		t.Errorf("open: %v, expected ErrChecksum", err)
 	}
 }
+
+// A follower has a tail right behind its raft snapshot that nobody else has. Raft
+// itself would not find the entry before the tail.
+func TestTailBehindASnapshotIsReplaced(t *testing.T) {
+	g := newRig(t, 3, func(o *Options) { o.TrailingLogs = 1 })
+	c := g.client(1)
+	c.write(1, 0, pattern(1, 512))
+	tailTerm := g.leader().replica.Load().raft.Load().CurrentTerm()
+	if err := g.leader().replica.Load().TransferLeadership(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		c.write(1, int64(i)*512, pattern(byte(i), 512))
+	}
+	g.settled()
+	m := g.follower()
+	if err := m.replica.Load().Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	g.stop(m.id)
+	g.prepare(m)
+	last, err := m.log.LastIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _, err := openSnapshots(m.fs, m.dir+"/raft", 5, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, index := s.newest().Index+1, s.newest().Index
+	var tail []*raft.Log
+	for i := range uint64(5) {
+		tail = append(tail, &raft.Log{Index: first + i, Term: tailTerm, Type: raft.LogCommand, Data: sealed(newCommand(0), kindBarrier, 0)})
+	}
+	if last >= first {
+		if err := m.log.DeleteRange(first, last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.log.StoreLogs(tail); err != nil {
+		t.Fatal(err)
+	}
+	if from, _ := m.log.FirstIndex(); from <= index {
+		if err := m.log.DeleteRange(from, index); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 10 {
+		c.write(1, 0, pattern(77, 512)) // none of the leader's entries there is of tailTerm
+	}
+	if err := g.open(m); err != nil {
+		t.Fatal(err)
+	}
+	c.write(1, 512, pattern(78, 512))
+	g.wantSameChunks()
+}

@@ -124,10 +124,16 @@ func (f *osFile) TryReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// writeUnit bounds one write to the page cache. The kernel makes folios as large
+// as the write that brought them in, and later small writes into a large folio walk
+// all of its blocks: 13 % of a cluster's CPU time at 4k random writes into files
+// that were filled with 1 MiB writes.
+const writeUnit = 32 << 10
+
 func (f *osFile) WriteAt(p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
-		n, err := unix.Pwrite(f.fd, p[done:], off+int64(done))
+		n, err := unix.Pwrite(f.fd, p[done:min(len(p), done+writeUnit)], off+int64(done))
 		switch {
 		case err == unix.EINTR:
 			continue

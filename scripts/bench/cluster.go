@@ -30,7 +30,7 @@ func clusterServers(c config, ours func(flags ...string) *server) ([]*server, er
 	}
 	s := ours("--mds", status.MDS[0].Address)
 	for _, cs := range status.Chunkservers {
-		s.others = append(s.others, process{fmt.Sprintf("cs%d", cs.ID), cs.PID})
+		s.others = append(s.others, process{cs.ID, cs.PID})
 	}
 	s.down = func() {
 		if out, err := exec.Command(c.bin, "cluster", "down", "--dir", dir).CombinedOutput(); err != nil {
@@ -48,8 +48,8 @@ type clusterStatus struct {
 		PID     int    `json:"pid"`
 	} `json:"mds"`
 	Chunkservers []struct {
-		ID  int `json:"id"`
-		PID int `json:"pid"`
+		ID  string `json:"id"`
+		PID int    `json:"pid"`
 	} `json:"chunkservers"`
 }
 

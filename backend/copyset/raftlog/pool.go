@@ -199,15 +199,23 @@ func (p *pool) create() (*segment, error) {
 
 // zeroFill gives a file its size and space for good, so that later syncs have
 // only data to write.
+//
+// Synced piece by piece: a sync of the whole would hold up, for its length, the
+// syncs of the segment that is being written.
 func zeroFill(f disk.File, size int64) error {
-	zeros := make([]byte, min(size, 1<<20))
+	zeros := make([]byte, min(size, zeroPiece))
 	for off := int64(0); off < size; off += int64(len(zeros)) {
 		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-off)], off); err != nil {
 			return err
 		}
+		if err := f.SyncData(); err != nil {
+			return err
+		}
 	}
-	return f.SyncData()
+	return nil
 }
+
+const zeroPiece = 1 << 20
 
 // trim removes spares beyond maxSpares, and those of another size.
 func (p *pool) trim() {
