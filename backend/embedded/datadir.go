@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/backend/disk"
 	"github.com/opencurve/curve-nbd/backend/mds"
 )
 
@@ -39,7 +40,7 @@ func (d *dataDir) chunksDir() string { return filepath.Join(d.path, chunksName) 
 
 // close lets others open the directory.
 func (d *dataDir) close() error {
-	return errors.Join(writeLockText(d.lock, ""), d.lock.Close())
+	return disk.ReleaseLock(d.lock)
 }
 
 // openDataDir locks the directory at path and makes it a data directory if it
@@ -67,9 +68,9 @@ func lockDataDir(path, owner string) (*dataDir, error) {
 	if _, err := hasIdentity(path); err != nil {
 		return nil, err
 	}
-	lock, err := takeLock(filepath.Join(path, lockName), owner)
+	lock, err := disk.TakeLock(filepath.Join(path, lockName), owner)
 	if err != nil {
-		return nil, err
+		return nil, advise(err)
 	}
 	return &dataDir{path: path, lock: lock}, nil
 }
@@ -283,6 +284,19 @@ func syncDir(path string) error {
 		return osError(err)
 	}
 	return osError(errors.Join(d.Sync(), d.Close()))
+}
+
+// advise adds what to do to an error that has the contract's word already.
+func advise(err error) error {
+	switch {
+	case errors.Is(err, backend.ErrNoSpace):
+		return fmt.Errorf("%w: free some or give another directory", err)
+	case errors.Is(err, backend.ErrReadOnly):
+		return fmt.Errorf("%w: remount it for writing or give another directory", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w for this user: change its owner or mode, or run as another user (%w)", backend.ErrReadOnly, err)
+	}
+	return err
 }
 
 // osError puts the contract's word and a cause on an error of the operating

@@ -155,6 +155,16 @@ func listenBelowEphemeral() (net.Listener, error) {
 	return nil, fmt.Errorf("no free port from %d to %d: %w", first, first+ports, err)
 }
 
+// FreeAddress is a loopback address that was free a moment ago, and that no outgoing
+// connection will be given: for a server that is killed and started again there.
+func FreeAddress() (string, error) {
+	l, err := listenBelowEphemeral()
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
 // Close resets all connections, stops listening, and waits.
 func (n *Network) Close() {
 	n.mu.Lock()

@@ -84,13 +84,20 @@ type fleetServer struct {
 	process *faults.Process
 }
 
-const anyPort = "127.0.0.1:0"
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	address, err := faults.FreeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return address
+}
 
 func startFleet(t *testing.T, o fleetOptions) *fleet {
 	t.Helper()
 	f := &fleet{t: t, whole: t, o: o, dir: socketDir(t), net: faults.NewNetwork(1), servers: map[string]*fleetServer{}, volumes: &fleetVolumes{}}
 	t.Cleanup(f.net.Close)
-	f.mds = &fleetServer{name: "mds", listen: anyPort, args: func(s *fleetServer) []string {
+	f.mds = &fleetServer{name: "mds", listen: freeAddress(t), args: func(s *fleetServer) []string {
 		return []string{"mds", "--data-dir", filepath.Join(f.dir, "mds"), "--listen", s.listen,
 			"--copysets", fmt.Sprint(o.copysets), "--min-servers", "3", "--lease-ttl", "5m"}
 	}}
@@ -124,7 +131,7 @@ func startFleet(t *testing.T, o fleetOptions) *fleet {
 const nowhere = "127.0.0.1:1"
 
 func (f *fleet) newChunkserver(name string) *fleetServer {
-	s := &fleetServer{name: name, listen: anyPort, peer: anyPort}
+	s := &fleetServer{name: name, listen: freeAddress(f.t), peer: freeAddress(f.t)}
 	var err error
 	if f.o.streams {
 		if s.streams, err = faults.NewStreams(nowhere); err != nil {
