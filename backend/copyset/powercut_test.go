@@ -49,7 +49,7 @@ func powerCutRound(t *testing.T, seed uint64) {
 		fs := crashfs.New(crashfs.Options{})
 		fs.OnCall(func(c crashfs.Call) error {
 			if c.Op == crashfs.OpSyncData && fast.Load() != 0 && fast.Load() != uint32(id+1) && strings.Contains(c.Path, "/log/") {
-				time.Sleep(3 * time.Millisecond)
+				time.Sleep(8 * time.Millisecond)
 			}
 			power.RLock()
 			defer power.RUnlock()

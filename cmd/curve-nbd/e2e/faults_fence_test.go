@@ -40,13 +40,25 @@ func TestLateDuplicateNeverUndoesANewerWrite(t *testing.T) {
 			} {
 				t.Run(way.name, func(t *testing.T) {
 					part := *d
-					part.f, part.history = f.at(t), audit.NewHistory()
-					part.run(int64(i*10), way.late, c.want)
+					part.f = f.at(t)
+					// Without the fence the late one does harm only if the server that
+					// it reaches leads at that moment, which a busy machine may prevent.
+					for try := range int64(lateTries) {
+						part.history = audit.NewHistory()
+						harmed := part.run(int64(i*10)+2*try, way.late, c.want)
+						if c.want == audit.Linearizable || harmed {
+							return
+						}
+					}
+					t.Errorf("no harm seen in %d tries", lateTries)
 				})
 			}
 		})
 	}
 }
+
+// lateTries bounds the attempts to see harm done where the fence is off.
+const lateTries = 4
 
 // duplicates is one client of one volume of one copyset, and what it saw.
 type duplicates struct {
@@ -69,9 +81,9 @@ func (f *fleet) newDuplicates(g *gateway, volume string) *duplicates {
 // holdFor is how long the late one is late.
 var holdFor = inForm(time.Second, 10*time.Second)
 
-// run writes the block twice, with the first write's attempt late, and judges what
-// reads saw.
-func (d *duplicates) run(block int64, late func(*duplicates, int64) *faults.Kept, want audit.Answer) {
+// run writes the block twice, with the first write's attempt late, judges what
+// reads saw, and reports whether that was harmed. The instruments must agree.
+func (d *duplicates) run(block int64, late func(*duplicates, int64) *faults.Kept, want audit.Answer) (harmed bool) {
 	t := d.f.t
 	kept := late(d, block)
 	d.write(block)
@@ -99,12 +111,14 @@ func (d *duplicates) run(block int64, late func(*duplicates, int64) *faults.Kept
 	}
 	j := d.history.Check(patience, dir)
 	t.Logf("%v; block log: %v", j, damage)
-	if j.Answer != want {
-		t.Errorf("the history is %s, want %s", j.Answer, want)
-	}
-	if found := damage != nil; found != (want == audit.Violated) {
+	harmed = damage != nil
+	if harmed && want == audit.Linearizable {
 		t.Errorf("block log: %v", damage)
 	}
+	if seen := map[bool]audit.Answer{false: audit.Linearizable, true: audit.Violated}[harmed]; j.Answer != seen {
+		t.Errorf("the history is %s, the block log says %s", j.Answer, seen)
+	}
+	return harmed
 }
 
 // write makes a write that succeeds.
