@@ -3,6 +3,7 @@ package copyset
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,8 +19,8 @@ import (
 // the replicas must be the same.
 func TestAcknowledgedWritesSurviveAPowerCutOfAll(t *testing.T) {
 	rounds := 12
-	if testing.Short() {
-		rounds = 3
+	if os.Getenv("CURVE_FAULTS_LONG") == "1" {
+		rounds = 120
 	}
 	for round := range rounds {
 		t.Run(fmt.Sprintf("seed %d", round), func(t *testing.T) { powerCutRound(t, uint64(round)) })
