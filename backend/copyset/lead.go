@@ -75,28 +75,31 @@ func (f *leaderLife) observe(o *raft.Observation) bool {
 			f.elected.Store(o.Raft.CurrentTerm())
 		}
 	case raft.LeaderObservation:
-		f.set(raftnet.ParsePeer(data.LeaderID), o.Raft.CurrentTerm())
+		f.learn(o.Raft)
 	}
 	return false
 }
 
-// learn catches up with what happened before observe was registered.
-func (f *leaderLife) learn(rf *raft.Raft) {
-	_, id := rf.LeaderWithID()
-	term := rf.CurrentTerm()
+// catchUp learns what happened before observe was registered.
+func (f *leaderLife) catchUp(rf *raft.Raft) {
 	if rf.State() == raft.Leader {
-		f.elected.CompareAndSwap(0, term)
+		f.elected.CompareAndSwap(0, rf.CurrentTerm())
 	}
-	f.set(raftnet.ParsePeer(id), term)
+	f.learn(rf)
 }
 
-func (f *leaderLife) set(leader backend.ServerID, term uint64) {
+// learn takes over who leads. Raft is asked, rather than what was observed believed:
+// raft changes its leader on its main thread and on those that bring heartbeats, and
+// tells of two changes in either order. Whoever learns last has asked last.
+func (f *leaderLife) learn(rf *raft.Raft) {
 	f.mu.Lock()
-	if term < f.term {
-		f.mu.Unlock()
-		return
+	term := rf.CurrentTerm()
+	_, id := rf.LeaderWithID()
+	for again := rf.CurrentTerm(); again != term; again = rf.CurrentTerm() {
+		term = again
+		_, id = rf.LeaderWithID()
 	}
-	f.leader, f.term = leader, term
+	f.leader, f.term = raftnet.ParsePeer(id), term
 	f.mu.Unlock()
 	f.changed.tell()
 	select {

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/opencurve/curve-nbd/backend"
 )
 
@@ -178,6 +180,22 @@ func TestTransferUnderLoadLosesNothing(t *testing.T) {
 	wg.Wait()
 	t.Logf("transfer took, longest write meanwhile: %v", stalls)
 	g.wantSameChunks()
+}
+
+// Raft tells of changes of its leader on several goroutines, so that an older one may
+// be heard of last.
+func TestLeaderIsKnownThoughAnOlderChangeIsHeardOfLast(t *testing.T) {
+	g := newRig(t, 3, nil)
+	m := g.leader()
+	r := m.replica.Load()
+	want, term := r.life.known()
+	if want == 0 {
+		t.Fatal("the leader does not know that it leads")
+	}
+	r.life.observe(&raft.Observation{Raft: r.raft.Load(), Data: raft.LeaderObservation{}})
+	if leader, now := r.life.known(); leader != want || now != term {
+		t.Errorf("%v leads in term %d, known is %v in term %d", want, term, leader, now)
+	}
 }
 
 func TestTransferToSomebodyElseIsRefused(t *testing.T) {

@@ -55,7 +55,7 @@ func (r *Replica) startRaft() error {
 	}
 	rf.RegisterObserver(raft.NewObserver(nil, false, r.life.observe))
 	r.raft.Store(rf)
-	r.life.learn(rf)
+	r.life.catchUp(rf)
 	r.configureNet()
 	return nil
 }
