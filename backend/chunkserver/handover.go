@@ -19,6 +19,9 @@ const (
 	// pushEvery is between two followers that are made to campaign: longer than one may
 	// hold its vote back for a promise that it gave to this leader.
 	pushEvery = 300 * time.Millisecond
+	// handAgain is the least time between two attempts for one copyset: where all the
+	// others are unwell too, it comes back, and must be served meanwhile.
+	handAgain = 2 * time.Second
 	// elsewhereTimeout bounds asking the others who leads.
 	elsewhereTimeout = 200 * time.Millisecond
 )
@@ -29,6 +32,8 @@ type handOver struct {
 	under map[backend.CopysetID]bool
 	// pushed is the term in which a copyset's followers were made to campaign.
 	pushed map[backend.CopysetID]uint64
+	// last is when a copyset was last tried to get rid of.
+	last  map[backend.CopysetID]time.Time
 	tasks  sync.WaitGroup
 }
 
@@ -36,14 +41,15 @@ func (h *handOver) start(s *Server, id backend.CopysetID, term uint64) {
 	r := s.replicas.get(id)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if r == nil || h.under[id] || h.pushed[id] >= term {
+	if r == nil || h.under[id] || h.pushed[id] >= term || time.Since(h.last[id]) < handAgain {
 		return
 	}
 	if h.under == nil {
 		h.under = make(map[backend.CopysetID]bool)
 		h.pushed = make(map[backend.CopysetID]uint64)
+		h.last = make(map[backend.CopysetID]time.Time)
 	}
-	h.under[id] = true
+	h.under[id], h.last[id] = true, time.Now()
 	h.tasks.Go(func() {
 		defer func() {
 			h.mu.Lock()

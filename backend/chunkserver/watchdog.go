@@ -13,6 +13,8 @@ import (
 const (
 	// watchEvery is how often the watchdog looks.
 	watchEvery = 100 * time.Millisecond
+	// watchLate between two looks means that this process did not run.
+	watchLate = 5 * watchEvery
 	// probeEvery is the time between two writes of the probe.
 	probeEvery = time.Second
 	probeBytes = 512
@@ -102,13 +104,30 @@ func (s *Server) probe(n byte) error {
 	return disk.Error("write "+path, errors.Join(err, f.Close()))
 }
 
+// wakefulness is since when the watchdog has been looking regularly. A process that
+// was stopped, or whose machine was, finds writes that began before that and must not
+// blame the disk: two servers that woke up one after the other would hand every
+// leadership back and forth.
+type wakefulness struct{ since, last time.Time }
+
+// look notes a look at the disk.
+func (a *wakefulness) look(now time.Time) {
+	if now.Sub(a.last) > watchLate {
+		a.since = now
+	}
+	a.last = now
+}
+
+// ran is how much of a stall this process has been awake for.
+func (a *wakefulness) ran(stall time.Duration) time.Duration { return min(stall, a.last.Sub(a.since)) }
+
 // ailment is what is wrong with the disk now, "" for nothing.
-func (s *Server) ailment() string {
+func (s *Server) ailment(awake *wakefulness) string {
 	limit := s.opts.StallLimit
-	if t := s.raftLog.Stalled(); t > limit {
+	if t := awake.ran(s.raftLog.Stalled()); t > limit {
 		return fmt.Sprintf("a write to the raft log hangs for %v", t.Round(100*time.Millisecond))
 	}
-	if t := s.watch.probeStalled(); t > limit {
+	if t := awake.ran(s.watch.probeStalled()); t > limit {
 		return fmt.Sprintf("a write to the disk hangs for %v", t.Round(100*time.Millisecond))
 	}
 	if err := s.watch.probeFailed.Load(); err != nil {
@@ -125,6 +144,7 @@ func (s *Server) runWatchdog() {
 	var handing handOver
 	defer handing.wait()
 	var lastIll time.Time
+	var awake wakefulness
 	for {
 		select {
 		case <-s.life.Done():
@@ -133,7 +153,8 @@ func (s *Server) runWatchdog() {
 		case <-w.look:
 		}
 		now := time.Now()
-		ill := s.ailment()
+		awake.look(now)
+		ill := s.ailment(&awake)
 		switch {
 		case ill != "":
 			lastIll = now
