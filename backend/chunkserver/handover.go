@@ -34,7 +34,7 @@ type handOver struct {
 	pushed map[backend.CopysetID]uint64
 	// last is when a copyset was last tried to get rid of.
 	last  map[backend.CopysetID]time.Time
-	tasks  sync.WaitGroup
+	tasks sync.WaitGroup
 }
 
 func (h *handOver) start(s *Server, id backend.CopysetID, term uint64) {
