@@ -283,8 +283,8 @@ func TestReconcileAddsAndRemovesMembers(t *testing.T) {
 		c.write(1, int64(i)*8192, pattern(byte(i), 8192))
 	}
 	g.snapshotAll()
+	leave := g.follower().id // before there is a fourth to choose
 	g.start(g.add(4), nil)
-	leave := g.follower().id
 	want := []backend.ServerID{4}
 	for id := range backend.ServerID(3) {
 		if id+1 != leave {
