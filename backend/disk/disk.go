@@ -46,6 +46,10 @@ type File interface {
 	TryReadAt(p []byte, off int64) (int, error)
 	// WriteAt is io.WriterAt's: it returns how much was written before an error.
 	WriteAt(p []byte, off int64) (int, error)
+	// WriteDirect is WriteAt for bytes that nobody will read soon: past the cache
+	// if place and length are multiples of 512 and p is of AlignedBuffer's making,
+	// and if the file system can. It syncs nothing.
+	WriteDirect(p []byte, off int64) (int, error)
 	// PunchHole frees the range, which then reads as zeros, and leaves the
 	// file's size alone. errors.ErrUnsupported where it cannot.
 	PunchHole(off, length int64) error

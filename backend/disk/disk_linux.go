@@ -85,8 +85,9 @@ func (*osFS) Allocated(path string) (int64, error) {
 // osFile works on a raw descriptor: no poller, no per-call lock. The store
 // never closes one that is in use.
 type osFile struct {
-	fd int
-	fs *osFS
+	fd     int
+	fs     *osFS
+	direct direct
 }
 
 func (f *osFile) ReadAt(p []byte, off int64) (int, error) {
@@ -160,4 +161,4 @@ func (f *osFile) PunchHole(off, length int64) error {
 // unknown, and a second call might hide it.
 func (f *osFile) SyncData() error { return unix.Fdatasync(f.fd) }
 
-func (f *osFile) Close() error { return unix.Close(f.fd) }
+func (f *osFile) Close() error { return errors.Join(f.direct.close(), unix.Close(f.fd)) }

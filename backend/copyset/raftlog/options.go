@@ -51,6 +51,8 @@ const (
 	maxGroups = 4096
 	// maxBatch is where a round is cut into several writes, in bytes.
 	maxBatch = 4 << 20
+	// minBuffer is the least room, in bytes, that a batch is built in.
+	minBuffer = 64 << 10
 	// keepSegments in use are no reason to move anything out of the oldest.
 	keepSegments = 4
 	// maxSpares is how many freed segments are kept for reuse; the rest is

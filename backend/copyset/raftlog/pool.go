@@ -203,9 +203,10 @@ func (p *pool) create() (*segment, error) {
 // Synced piece by piece: a sync of the whole would hold up, for its length, the
 // syncs of the segment that is being written.
 func zeroFill(f disk.File, size int64) error {
-	zeros := make([]byte, min(size, zeroPiece))
+	n := min(size, zeroPiece)
+	zeros := disk.AlignedBuffer(int(n))[:n]
 	for off := int64(0); off < size; off += int64(len(zeros)) {
-		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-off)], off); err != nil {
+		if _, err := f.WriteDirect(zeros[:min(int64(len(zeros)), size-off)], off); err != nil {
 			return err
 		}
 		if err := f.SyncData(); err != nil {

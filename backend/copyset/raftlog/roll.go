@@ -78,6 +78,7 @@ func (l *Log) firstSeq(seq uint32) uint32 {
 func (w *writer) putRoster() error {
 	w.reset()
 	r := record{kind: recordRoster, appended: never, data: appendRoster(nil, w.roster())}
+	w.room(recordBytes(0, len(r.data)))
 	w.buf = r.appendTo(w.buf, w.head.salt, at(w.head.seq, w.end+int64(len(w.buf))))
 	w.count = 1
 	return w.flush(flagRoster)

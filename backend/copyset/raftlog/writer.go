@@ -3,6 +3,8 @@ package raftlog
 import (
 	"fmt"
 	"time"
+
+	"github.com/opencurve/curve-nbd/backend/disk"
 )
 
 // writer is the goroutine that writes the log: it takes all that is queued,
@@ -151,6 +153,7 @@ func (w *writer) put(it *item) error {
 		r.logType, r.term, r.appended = uint8(it.log.Type), it.log.Term, nanos(it.log.AppendedAt)
 		r.head, r.data = it.log.Extensions, it.log.Data
 	}
+	w.room(it.size)
 	w.buf = r.appendTo(w.buf, w.head.salt, at(w.head.seq, off))
 	w.count++
 	it.group.wnum = it.num
@@ -189,7 +192,7 @@ func (w *writer) flush(flags uint8) error {
 	w.buf = append(w.buf, zeros[:h.bytes()-int64(len(w.buf))]...)
 	w.dirty = true
 	w.l.busy(true)
-	_, err := w.head.file.WriteAt(w.buf, w.end)
+	_, err := w.head.file.WriteDirect(w.buf, w.end)
 	w.l.busy(false)
 	if err != nil {
 		return diskError(fmt.Sprintf("write %d bytes at %#x of %s", len(w.buf), w.end, w.head.path), err)
@@ -202,12 +205,24 @@ func (w *writer) flush(flags uint8) error {
 	return nil
 }
 
+// room makes sure that a record of n bytes and what rounds the batch up can be
+// appended to a buffer that stays fit for WriteDirect.
+func (w *writer) room(n int64) {
+	need := len(w.buf) + int(n) + sectorBytes
+	if need <= cap(w.buf) {
+		return
+	}
+	w.buf = append(disk.AlignedBuffer(max(need, 2*cap(w.buf), minBuffer)), w.buf...)
+}
+
 // reset begins a new batch. A buffer that one huge record has blown up goes.
 func (w *writer) reset() {
 	if cap(w.buf) > 2*maxBatch {
 		w.buf = nil
 	}
-	w.buf = append(w.buf[:0], make([]byte, batchHeadLen)...)
+	w.buf = w.buf[:0]
+	w.room(batchHeadLen)
+	w.buf = append(w.buf, make([]byte, batchHeadLen)...)
 	w.count = 0
 }
 

@@ -160,6 +160,10 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	return f.write(p, off)
 }
 
+// WriteDirect promises no more than WriteAt: what the disk's own cache holds is
+// lost in a power cut like what the machine's holds.
+func (f *file) WriteDirect(p []byte, off int64) (int, error) { return f.WriteAt(p, off) }
+
 func (f *file) write(p []byte, off int64) (int, error) {
 	d := f.fs.disk
 	d.mu.Lock()
