@@ -38,6 +38,9 @@ type hosting struct {
 	busy map[backend.CopysetID]bool
 	// slots has a token for each task.
 	slots chan struct{}
+	// turn is the order that the next heartbeat's are looked at from. Only the
+	// goroutine that reports uses it.
+	turn int
 }
 
 func (h *hosting) init() {

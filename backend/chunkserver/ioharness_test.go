@@ -28,8 +28,10 @@ type scripted struct {
 	refuse error
 	// declines makes Try decline.
 	declines bool
-	full     bool
-	status   backend.ReplicaStatus
+	// onReconcile, when set, is called by Reconcile.
+	onReconcile func(context.Context)
+	full        bool
+	status      backend.ReplicaStatus
 	// transferred are the targets of leadership transfers.
 	transferred []backend.ServerID
 	export      func(copyset.ExportRequest, func(copyset.Block) error) (copyset.ExportInfo, error)
@@ -111,7 +113,10 @@ func (s *scripted) TransferLeadership(_ context.Context, to backend.ServerID) er
 	return s.refuse
 }
 
-func (s *scripted) Reconcile(context.Context, []backend.ServerID, []backend.ServerID) (bool, error) {
+func (s *scripted) Reconcile(ctx context.Context, _, _ []backend.ServerID) (bool, error) {
+	if s.onReconcile != nil {
+		s.onReconcile(ctx)
+	}
 	return true, nil
 }
 func (s *scripted) Snapshot() error { return s.refusal() }

@@ -25,7 +25,10 @@ func (s *Server) obey(orders backend.Orders) {
 			s.log.Error("saving the address book", "err", err)
 		}
 	}
-	for _, o := range orders.Replicas {
+	n := len(orders.Replicas)
+	for i := range n {
+		at := (s.hosts.turn + i) % n
+		o := orders.Replicas[at]
 		if !s.concerned(o) || !s.hosts.begin(o.Copyset) {
 			continue
 		}
@@ -33,7 +36,8 @@ func (s *Server) obey(orders backend.Orders) {
 		case s.hosts.slots <- struct{}{}:
 		default:
 			s.hosts.end(o.Copyset)
-			return // the rest comes with the next heartbeat
+			s.hosts.turn = at // the rest comes with the next heartbeat, and comes first
+			return
 		}
 		s.background.Go(func() {
 			defer func() { <-s.hosts.slots; s.hosts.end(o.Copyset) }()
@@ -50,7 +54,16 @@ func (s *Server) obey(orders backend.Orders) {
 func (s *Server) concerned(o backend.ReplicaOrder) bool {
 	r := s.replicas.get(o.Copyset)
 	wanted := slices.Contains(o.Peers, s.ID())
-	return o.Wipe || r == nil && wanted && !s.hosts.has(o.Copyset) || r != nil && r.Status().Leader == s.ID()
+	if r == nil {
+		return o.Wipe || wanted && !s.hosts.has(o.Copyset)
+	}
+	st := r.Status()
+	return o.Wipe || st.Leader == s.ID() && (len(o.Rebuild) > 0 || len(st.Learners) > 0 || !sameServers(st.Voters, o.Peers))
+}
+
+// sameServers compares without regard to order. A server is in neither list twice.
+func sameServers(a, b []backend.ServerID) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(id backend.ServerID) bool { return !slices.Contains(b, id) })
 }
 
 // follow takes one step towards what the MDS wants of a copyset:

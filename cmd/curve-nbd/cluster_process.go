@@ -150,8 +150,9 @@ type child struct {
 
 // spawn starts a program that outlives this one: in a session of its own, so that
 // neither Ctrl-C nor the end of the terminal reaches it, with its output appended
-// to logPath, and without this program's settings.
-func spawn(program string, args []string, dir, logPath string) (*child, error) {
+// to logPath, and without this program's settings. Variables in env are for the
+// program unless this one's environment has them already.
+func spawn(program string, args []string, dir, logPath string, env ...string) (*child, error) {
 	if info, err := os.Stat(logPath); err == nil && info.Size() > maxLogBytes {
 		if err := os.Rename(logPath, logPath+".old"); err != nil {
 			return nil, err
@@ -164,7 +165,7 @@ func spawn(program string, args []string, dir, logPath string) (*child, error) {
 	defer log.Close()
 	cmd := exec.Command(program, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
-	cmd.Env = serverEnv(os.Environ())
+	cmd.Env = append(env, serverEnv(os.Environ())...) // the last of a name counts
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, err

@@ -212,7 +212,8 @@ func TestSpawnedServerHasASessionAndALogOfItsOwn(t *testing.T) {
 	if err := os.WriteFile(logPath, []byte("earlier\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := spawn("/bin/sh", []string{"-c", `cut -d" " -f6 /proc/$$/stat; pwd; env; echo oops >&2; exit 3`}, dir, logPath)
+	c, err := spawn("/bin/sh", []string{"-c", `cut -d" " -f6 /proc/$$/stat; pwd; env; echo oops >&2; exit 3`}, dir, logPath,
+		"GIVEN_VARIABLE=given", "KEPT_VARIABLE=overwritten")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +239,8 @@ func TestSpawnedServerHasASessionAndALogOfItsOwn(t *testing.T) {
 		t.Errorf("log begins with %q, want %q: old log, session, directory", lines[:min(3, len(lines))], want)
 	}
 	all := strings.Join(lines, "\n")
-	if strings.Contains(all, "nonsense") || !strings.Contains(all, "KEPT_VARIABLE=kept") || !strings.HasSuffix(all, "oops") {
+	if strings.Contains(all, "nonsense") || !strings.Contains(all, "KEPT_VARIABLE=kept") ||
+		!strings.Contains(all, "GIVEN_VARIABLE=given") || strings.Contains(all, "overwritten") || !strings.HasSuffix(all, "oops") {
 		t.Errorf("environment or stderr are wrong:\n%s", all)
 	}
 }
