@@ -175,6 +175,11 @@ func (p *peer) dial(ctx context.Context, kind uint8, address string) (*link, err
 	return newLink(conn, kind, h), nil
 }
 
+// fresh says that the peer was heard of just now.
+func (p *peer) fresh() bool {
+	return p.net.now()-instant(p.heard.Load()) < instant(p.net.opts.Lease)
+}
+
 // run makes l the peer's link, and reads its answers until it breaks.
 func (p *peer) run(l *link, slot *atomic.Pointer[link]) {
 	n := p.net

@@ -10,8 +10,13 @@ import (
 // pipeline is AppendEntries in flight to one peer. It lives as long as the link
 // that it began with: when that breaks, all that is in flight fails at once, and
 // raft goes back to asking one by one.
+//
+// raft repeats its last request, empty, a few times a second for as long as nothing
+// else happens. One that would tell the follower nothing it has not answered already
+// stays here: with a hundred copysets they are most of what an idle chunkserver does.
 type pipeline struct {
 	group *Group
+	peer  *peer
 	link  *link
 	slots chan struct{}
 	// done has room for far more than may be in flight, as a slot is free again
@@ -23,6 +28,21 @@ type pipeline struct {
 	mu     sync.Mutex
 	flight []*future
 	err    error
+	// told is what the follower has agreed to last, with lastLog of its answer.
+	told    position
+	lastLog uint64
+}
+
+// position is what an append leaves a follower at: a log that agrees with the
+// leader's of that term up to an entry, and is committed up to another.
+type position struct{ term, index, indexTerm, commit uint64 }
+
+func positionAfter(a *raft.AppendEntriesRequest, commit uint64) position {
+	p := position{term: a.Term, index: a.PrevLogEntry, indexTerm: a.PrevLogTerm, commit: commit}
+	if n := len(a.Entries); n > 0 {
+		p.index, p.indexTerm = a.Entries[n-1].Index, a.Entries[n-1].Term
+	}
+	return p
 }
 
 // future is one of them.
@@ -30,6 +50,7 @@ type future struct {
 	pipeline *pipeline
 	start    time.Time
 	args     *raft.AppendEntriesRequest
+	commit   uint64 // what the follower is told, see committed
 	call     call
 	wait     sync.WaitGroup
 	err      error
@@ -42,12 +63,16 @@ func (f *future) Response() *raft.AppendEntriesResponse { return f.call.append }
 
 // AppendEntriesPipeline implements raft.Transport.
 func (g *Group) AppendEntriesPipeline(id raft.ServerID, _ raft.ServerAddress) (raft.AppendPipeline, error) {
-	l, err := g.net.dataLink(ParsePeer(id), 0, nil)
+	peer, err := g.net.known(ParsePeer(id))
+	if err != nil {
+		return nil, err
+	}
+	l, err := g.net.dataLink(peer.id, 0, nil)
 	if err != nil {
 		return nil, err
 	}
 	p := &pipeline{
-		group: g, link: l,
+		group: g, peer: peer, link: l,
 		slots: make(chan struct{}, pipelineDepth), done: make(chan raft.AppendFuture, 8*pipelineDepth),
 		closed: make(chan struct{}),
 	}
@@ -69,7 +94,7 @@ func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.App
 	case <-p.group.closed:
 		return nil, raft.ErrTransportShutdown
 	}
-	f := &future{pipeline: p, start: time.Now(), args: args}
+	f := &future{pipeline: p, start: time.Now(), args: args, commit: p.group.committed(args.LeaderCommitIndex)}
 	f.call = call{future: f, append: resp}
 	f.wait.Add(1)
 	p.mu.Lock()
@@ -77,15 +102,27 @@ func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.App
 		defer p.mu.Unlock()
 		return nil, p.err
 	}
+	if p.knownLocked(f) {
+		defer p.mu.Unlock()
+		*resp = raft.AppendEntriesResponse{RPCHeader: responseHeader, Term: args.Term, LastLog: p.lastLog, Success: true}
+		p.finishLocked(f, nil)
+		<-p.slots
+		return f, nil
+	}
 	p.flight = append(p.flight, f)
 	p.mu.Unlock()
-	commit := p.group.committed(args.LeaderCommitIndex)
-	err := p.link.request(head{kind: typeAppend, copyset: p.group.id}, &f.call, true, func(m *message) { putAppend(m, args, commit) })
+	err := p.link.request(head{kind: typeAppend, copyset: p.group.id}, &f.call, true, func(m *message) { putAppend(m, args, f.commit) })
 	if err != nil {
 		p.fail(err)
 		return nil, err
 	}
 	return f, nil
+}
+
+// knownLocked says that the answer to f is known: the follower has given it before,
+// nothing was sent since, and it is alive, so that raft may count it as heard of.
+func (p *pipeline) knownLocked(f *future) bool {
+	return len(f.args.Entries) == 0 && len(p.flight) == 0 && p.told == positionAfter(f.args, f.commit) && p.peer.fresh()
 }
 
 func (p *pipeline) failure() error {
@@ -106,6 +143,10 @@ func (p *pipeline) complete(f *future, resp raft.AppendEntriesResponse, err erro
 		return
 	}
 	*f.call.append = resp
+	p.told, p.lastLog = position{}, resp.LastLog
+	if err == nil && resp.Success && resp.Term == f.args.Term {
+		p.told = positionAfter(f.args, f.commit)
+	}
 	p.flight[0] = nil
 	p.flight = p.flight[1:]
 	p.finishLocked(f, err)
