@@ -187,7 +187,7 @@ func testRandomFaults(f *fleet, g *gateway) {
 	seed := faultSeed(t)
 	for run := range runs {
 		load := f.startRegisters(g, seed+uint64(run))
-		ctx, cancel := context.WithTimeout(t.Context(), inForm(4*time.Second, 20*time.Second))
+		ctx, cancel := context.WithTimeout(t.Context(), inForm(4*time.Second, 10*time.Second))
 		n, err := faults.Plan{
 			Seed: seed + uint64(run), Faults: f.everyFault(), GapMin: 200 * time.Millisecond, GapMax: time.Second,
 			Logf: t.Logf, Mark: load.meter.Mark,

@@ -62,7 +62,7 @@ func checkStalls(t *testing.T, m *audit.Meter, bounds ...bound) {
 
 func testLeaderKilled(f *fleet, g *gateway) {
 	load := f.load(g)
-	for range inForm(2, 60) {
+	for range inForm(2, 120) { // ten minutes
 		f.awaitHealthy()
 		leader := f.gather()
 		begun := time.Now()
