@@ -29,6 +29,11 @@ type conn struct {
 	format format
 	// handle is set once the handshake has picked an export.
 	handle *gateway.Handle
+	// siblings, if any, are the client's connections, this one among them; left is
+	// closed when nothing of this one is under way any more.
+	siblings *Siblings
+	left     chan struct{}
+	hung     hangUp
 	// blockStatus: base:allocation was agreed on.
 	blockStatus bool
 
@@ -86,10 +91,8 @@ func (c *conn) run() {
 	defer c.in.free()
 	log := c.server.log.With("remote", remoteName(c.nc))
 
-	_ = c.nc.SetDeadline(time.Now().Add(c.server.opts.HandshakeTimeout))
-	err := c.negotiate(c.ctx)
+	err := c.begin()
 	if err == nil {
-		_ = c.nc.SetDeadline(time.Time{})
 		log = log.With("volume", c.handle.Info().Name)
 		log.Debug("client attached", "structured", c.format.structured, "extended", c.format.extended)
 		if c.draining.Load() { // Shutdown's deadline was just overwritten
@@ -113,12 +116,28 @@ func (c *conn) run() {
 	}
 }
 
+// begin brings the connection to the transmission phase, unless it is there already.
+func (c *conn) begin() error {
+	if c.handle != nil {
+		return nil
+	}
+	_ = c.nc.SetDeadline(time.Now().Add(c.server.opts.HandshakeTimeout))
+	if err := c.negotiate(c.ctx); err != nil {
+		return err
+	}
+	_ = c.nc.SetDeadline(time.Time{})
+	return nil
+}
+
 // finish waits for what is in flight, sends the last replies and lets the
 // export go.
 func (c *conn) finish() {
 	c.batch.reset()
 	c.writer.close()
 	c.served.report(c.handle)
+	if c.siblings != nil {
+		c.siblings.leave(c)
+	}
 	c.handle.Release()
 }
 

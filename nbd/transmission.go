@@ -26,6 +26,9 @@ var errDisconnect = errors.New("client disconnected")
 // nothing is held back while the reader waits for anything.
 func (c *conn) transmit() error {
 	for {
+		if err := c.fence(); err != nil {
+			return err
+		}
 		served, err := c.serveBuffered()
 		if err == nil && served > 1 {
 			// A client with a pipeline has probably sent more meanwhile: one

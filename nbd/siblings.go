@@ -1,0 +1,96 @@
+package nbd
+
+import (
+	"context"
+	"io"
+	"slices"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Siblings are the connections of one client that sends a request again over one of
+// them when another has failed it, as the kernel does. What came over a connection
+// that the client has given up must then be over before a sibling serves anything
+// newer: an old write would undo its successor.
+//
+// The client gives a connection up before it sends again. So whoever finds no
+// sibling hung up, after it has read a request, has none with an older copy.
+type Siblings struct {
+	mu    sync.Mutex
+	conns []*conn
+}
+
+func (s *Siblings) join(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns = append(s.conns, c)
+}
+
+// leave is called once nothing of c is under way any more.
+func (s *Siblings) leave(c *conn) {
+	s.mu.Lock()
+	s.conns = slices.DeleteFunc(s.conns, func(x *conn) bool { return x == c })
+	s.mu.Unlock()
+	close(c.left)
+}
+
+// givenUp says whether the client has given c up, and returns another connection
+// that it has, nil for none. In that order: two that are given up must not wait for
+// each other.
+func (s *Siblings) givenUp(c *conn) (self bool, other *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.hung.up(c.in.raw) {
+		return true, nil
+	}
+	for _, x := range s.conns {
+		if x != c && x.hung.up(x.in.raw) {
+			return false, x
+		}
+	}
+	return false, nil
+}
+
+// fence holds c until what was read from it may be served; an error when it may not
+// be at all, since the client sends it again elsewhere.
+func (c *conn) fence() error {
+	if c.siblings == nil {
+		return nil
+	}
+	for {
+		self, other := c.siblings.givenUp(c)
+		if self {
+			return io.EOF
+		}
+		if other == nil {
+			return nil
+		}
+		select {
+		case <-other.left:
+		case <-c.ctx.Done():
+			return context.Cause(c.ctx)
+		}
+	}
+}
+
+// hangUp asks whether a connection was shut down by its client. Siblings.mu guards
+// it.
+type hangUp struct {
+	ask func(fd uintptr) // made once, so that asking does not allocate
+	yes bool
+}
+
+// up says that it was, or that it is closed.
+func (h *hangUp) up(raw syscall.RawConn) bool {
+	if h.ask == nil {
+		h.ask = func(fd uintptr) {
+			fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+			n, _ := unix.Poll(fds[:], 0) // what cannot be asked is not hung up
+			h.yes = n > 0 && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+		}
+	}
+	h.yes = false
+	return raw.Control(h.ask) != nil || h.yes
+}
