@@ -1,0 +1,202 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/nbd/kernel"
+)
+
+func TestMappedDeviceWorksUntilItIsUnmapped(t *testing.T) {
+	r := newRig(t)
+	d := r.mapped(spec("a"))
+	if d.Path != "/dev/nbd0" || d.Volume != "a" || d.State != StateAttached || d.Size != 8<<20 || d.PID != os.Getpid() {
+		t.Errorf("mapped: %+v", d)
+	}
+	if !r.kernel.working(0) {
+		t.Error("the device does not answer")
+	}
+	second := r.mapped(spec("b"))
+	if list := r.Devices(); len(list) != 2 || list[1].Path != second.Path {
+		t.Errorf("devices: %+v", list)
+	}
+	for _, target := range []string{"/dev/nbd0", "b"} {
+		if _, err := r.Unmap(t.Context(), target, false); err != nil {
+			t.Error(err)
+		}
+	}
+	r.until("nothing is mapped", func() bool { return len(r.Devices()) == 0 })
+	if len(r.kernel.devices) != 0 {
+		t.Error("the kernel still has devices")
+	}
+	if records, err := loadState(r.path); err != nil || len(records) != 0 {
+		t.Errorf("written down: %+v, %v", records, err)
+	}
+	// Nobody holds the volume any more.
+	r.until("the volume can go", func() bool { _, err := r.gateway.RemoveVolume(t.Context(), "a", false); return err == nil })
+}
+
+func TestMapRefusesAndLeavesNothingBehind(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		prep func(*rig, *Spec)
+		want error
+		says string
+	}{
+		{"no such volume", func(_ *rig, s *Spec) { s.Volume = "none" }, backend.ErrNotFound, "none"},
+		{"mapped already", func(r *rig, _ *Spec) { r.mapped(spec("a")) }, backend.ErrExists, "a is mapped to /dev/nbd0 already"},
+		{"device taken", func(r *rig, s *Spec) { r.mapped(spec("b")); s.Index = 0 }, backend.ErrBusy, "/dev/nbd0"},
+		{"driver fails", func(r *rig, _ *Spec) { r.kernel.fail = errors.New("out of luck") }, nil, "out of luck"},
+		{"no connections", func(_ *rig, s *Spec) { s.Connections = 0 }, backend.ErrInvalid, "connections"},
+		{"too many connections", func(_ *rig, s *Spec) { s.Connections = MaxConnections + 1 }, backend.ErrInvalid, "connections"},
+		{"timeout below a second", func(_ *rig, s *Spec) { s.Timeout = time.Millisecond }, backend.ErrInvalid, "timeout"},
+		{"re-attach below the timeout", func(_ *rig, s *Spec) { s.Reattach = s.Timeout / 2 }, backend.ErrInvalid, "re-attach"},
+		{"never usable", func(r *rig, _ *Spec) { r.kernel.wrongSize = true }, context.DeadlineExceeded, "did not become usable"},
+		{"closed", func(r *rig, _ *Spec) { r.Close() }, backend.ErrClosed, "shutting down"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			s := spec("a")
+			c.prep(r, &s)
+			before, devices := len(r.Devices()), len(r.kernel.devices)
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			_, err := r.Map(ctx, s)
+			if err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("refused with %v, want %v and %q", err, c.want, c.says)
+			}
+			if len(r.Devices()) != before || len(r.kernel.devices) != devices {
+				t.Errorf("%d devices are left, of which the kernel has %d", len(r.Devices()), len(r.kernel.devices))
+			}
+		})
+	}
+}
+
+func TestSharedVolumeHasSeveralDevices(t *testing.T) {
+	r := newRig(t)
+	r.mapped(spec("a"))
+	s := spec("a")
+	s.Shared = true
+	second := r.mapped(s)
+	if _, err := r.Unmap(t.Context(), "a", false); !errors.Is(err, backend.ErrInvalid) {
+		t.Errorf("unmapping one of two by the volume: %v", err)
+	}
+	if _, err := r.Unmap(t.Context(), second.Path, false); err != nil {
+		t.Error(err)
+	}
+	r.until("one is left", func() bool { return len(r.Devices()) == 1 })
+}
+
+func TestBrokenConnectionsAreReplaced(t *testing.T) {
+	r := newRig(t)
+	r.mapped(spec("a"))
+	r.kernel.breakSocket(0, 1)
+	r.until("the device works again", r.attached)
+	r.kernel.breakSocket(0, 0)
+	r.kernel.breakSocket(0, 1)
+	r.until("the device works again, after both broke", r.attached)
+}
+
+func TestDevicesOutliveTheirGateway(t *testing.T) {
+	r := newRig(t)
+	r.mapped(spec("a"))
+	r.end()
+	if len(r.kernel.devices) != 1 {
+		t.Fatal("the device went with its gateway")
+	}
+	if _, err := r.gateway.ResizeVolume(t.Context(), "a", 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	r.restart()
+	r.until("the device works again", r.attached)
+	r.until("it has the volume's new size", func() bool { st, _ := r.kernel.State(0); return st.Size == 16<<20 })
+	if _, err := r.Unmap(t.Context(), "a", false); err != nil {
+		t.Error(err)
+	}
+}
+
+// A gateway that died while it mapped has not written the device's number down.
+func TestDeviceOfUnknownNumberIsFoundAgain(t *testing.T) {
+	r := newRig(t)
+	r.mapped(spec("a"))
+	records, err := loadState(r.path)
+	if err != nil || len(records) != 1 {
+		t.Fatal(records, err)
+	}
+	lost := records[0]
+	lost.Index = kernel.AnyDevice
+	never := lost
+	never.Backend = "curve-nbd never connected"
+	r.end()
+	if err := saveState(r.path, []record{lost, never}); err != nil {
+		t.Fatal(err)
+	}
+	r.restart()
+	r.until("the device works again, and there is no other", r.attached)
+}
+
+func TestDeviceThatSomebodyElseTookIsForgotten(t *testing.T) {
+	r := newRig(t)
+	r.mapped(spec("a"))
+	r.end()
+	r.kernel.devices[0].config.Backend = "another's"
+	r.restart()
+	r.until("the device is forgotten", func() bool { return len(r.Devices()) == 0 })
+	if len(r.kernel.devices) != 1 {
+		t.Error("another's device was disconnected")
+	}
+}
+
+func TestUnmapRefusesWhatIsInUse(t *testing.T) {
+	r := newRig(t)
+	r.mapped(spec("a"))
+	r.kernel.users = []string{"nbd0 is mounted on /mnt"}
+	if _, err := r.Unmap(t.Context(), "a", false); !errors.Is(err, backend.ErrBusy) || !strings.Contains(err.Error(), "mounted on /mnt") {
+		t.Errorf("in use: %v", err)
+	}
+	r.kernel.users, r.kernel.claimed = nil, true
+	if _, err := r.Unmap(t.Context(), "a", false); !errors.Is(err, backend.ErrBusy) {
+		t.Errorf("claimed: %v", err)
+	}
+	if !r.attached() {
+		t.Error("the device that was not unmapped does not work")
+	}
+	if _, err := r.Unmap(t.Context(), "a", true); err != nil {
+		t.Errorf("by force: %v", err)
+	}
+	if _, err := r.Unmap(t.Context(), "/dev/nbd0", true); err != nil && !errors.Is(err, backend.ErrNotFound) && !errors.Is(err, backend.ErrBusy) {
+		t.Errorf("again: %v", err)
+	}
+}
+
+func TestResizeReachesTheDevice(t *testing.T) {
+	r := newRig(t)
+	r.mapped(spec("a"))
+	if _, err := r.gateway.ResizeVolume(t.Context(), "a", 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Sync("a"); err != nil {
+		t.Fatal(err)
+	}
+	if st, _ := r.kernel.State(0); st.Size != 16<<20 {
+		t.Errorf("the device has %d bytes", st.Size)
+	}
+}
+
+func TestStateFileThatCannotBeTrustedIsRefused(t *testing.T) {
+	for name, text := range map[string]string{
+		"not JSON":      "nonsense",
+		"newer version": `{"version": 2}`,
+		"no volume":     `{"version": 1, "devices": [{"index": 0, "backend": "x", "connections": 1, "timeout_ns": 1, "reattach_timeout_ns": 1}]}`,
+		"many sockets":  `{"version": 1, "devices": [{"index": 0, "volume": "a", "backend": "x", "connections": 1000000, "timeout_ns": 1, "reattach_timeout_ns": 1}]}`,
+	} {
+		if _, err := decodeState("f", []byte(text)); !errors.Is(err, backend.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
