@@ -22,6 +22,12 @@ needs_test=(
   mount:mount
   fusermount3:fuse3
   nbdsh:python3-libnbd
+  linux.uml:user-mode-linux # the kernel tests
+  busybox:busybox-static
+  modprobe:kmod
+  ip:iproute2
+  mkfs.xfs:xfsprogs
+  sfdisk:fdisk
 )
 needs_bench=(fio:fio nbdkit:nbdkit qemu-nbd:qemu-utils nbdinfo:libnbd-bin python3:python3-minimal)
 needs_check=(protoc:protobuf-compiler)

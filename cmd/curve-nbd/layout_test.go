@@ -43,8 +43,11 @@ var mayImport = map[string][]string{
 	"gateway/control":           {"backend", "gateway", "gateway/control/controlpb"},
 	"gateway/control/controlpb": {},
 	"nbd":                       {"backend", "volume", "gateway", "nbd/..."},
+	"nbd/kernel":                {"backend"},
+	"nbd/device":                {"backend", "gateway", "nbd", "nbd/kernel"},
 	"nbd/...":                   {"backend", "nbd/..."},
 	"cmd/curve-nbd/e2e":         {},
+	"cmd/curve-nbd/kerneltest":  {},
 	"scripts/bench":             {},
 	"cmd/curve-nbd":             {"backend/...", "volume", "gateway/...", "nbd/..."},
 }
@@ -60,6 +63,7 @@ var mayUse = map[string][]string{
 	"google.golang.org/grpc":       {"gateway/control/...", "backend/pb", "backend/chunkserver", "backend/mds", "backend/remote", "cmd/..."},
 	"github.com/hashicorp/raft":    {"backend/copyset/...", "backend/chunkserver"},
 	"go.etcd.io/bbolt":             {"backend/mds"},
+	"github.com/mdlayher/":         {"nbd/kernel"},
 }
 
 // vagueNames say nothing about what is inside.

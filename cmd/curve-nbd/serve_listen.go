@@ -15,6 +15,7 @@ import (
 	"github.com/opencurve/curve-nbd/gateway"
 	"github.com/opencurve/curve-nbd/gateway/control"
 	"github.com/opencurve/curve-nbd/nbd"
+	"github.com/opencurve/curve-nbd/nbd/device"
 )
 
 // maxListeners bounds --nbd-listen; each may report one failure.
@@ -89,12 +90,19 @@ func checkServeNumbers(ctx *cli.Context) error {
 // frontEnds starts what clients connect to.
 type frontEnds struct {
 	*server
-	gw   *gateway.Gateway
-	opts serveOptions
+	gw      *gateway.Gateway
+	opts    serveOptions
+	devices *devices
 }
 
 // start brings NBD up last: a wrong address is found out before a client got in.
 func (d *frontEnds) start() error {
+	nbdServer := nbd.NewServer(d.gw, d.opts.nbd)
+	d.devices = &devices{log: d.log}
+	d.devices.manager = device.New(device.Options{
+		Gateway: d.gw, Server: nbdServer, Driver: &d.devices.driver, System: d.devices.system,
+		StatePath: d.opts.controlOn + ".devices", Logger: d.log,
+	})
 	controlOn, err := control.ListenUnix(d.opts.controlOn, control.SocketMode)
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
@@ -103,7 +111,10 @@ func (d *frontEnds) start() error {
 	if err := d.startHTTPOn(d.opts.httpOn); err != nil {
 		return err
 	}
-	if err := d.startNBD(); err != nil {
+	if err := d.startNBD(nbdServer); err != nil {
+		return err
+	}
+	if err := d.startDevices(); err != nil {
 		return err
 	}
 	for _, line := range d.lines {
@@ -113,13 +124,13 @@ func (d *frontEnds) start() error {
 }
 
 func (d *frontEnds) startControl(on net.Listener) {
-	server := control.NewServer(d.gw)
+	server := control.NewServer(d.gw, d.devices)
 	d.ready.also = server.SetServing
 	d.lines = append(d.lines, [2]string{"control", "unix:" + on.Addr().String()})
 	d.run("control", on, server.Serve, server.Shutdown)
 }
 
-func (d *frontEnds) startNBD() error {
+func (d *frontEnds) startNBD(server *nbd.Server) error {
 	var listeners []net.Listener
 	closeAll := func() {
 		for _, l := range listeners {
@@ -138,7 +149,6 @@ func (d *frontEnds) startNBD() error {
 			d.log.Warn("NBD is open to the network without encryption or passwords", "address", l.Addr().String())
 		}
 	}
-	server := nbd.NewServer(d.gw, d.opts.nbd)
 	var serving sync.WaitGroup
 	for _, l := range listeners {
 		serving.Go(func() { d.report("nbd listener", server.Serve(l)) })

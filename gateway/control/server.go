@@ -45,8 +45,9 @@ type Server struct {
 }
 
 // NewServer makes a server that is not serving yet, in the sense of the health
-// service too: call SetServing when the gateway's listeners are up.
-func NewServer(gw Gateway) *Server {
+// service too: call SetServing when the gateway's listeners are up. devices is nil
+// for a gateway that maps none.
+func NewServer(gw Gateway, devices Devices) *Server {
 	s := &Server{
 		grpc: grpc.NewServer(
 			grpc.MaxRecvMsgSize(maxRequestBytes),
@@ -57,7 +58,7 @@ func NewServer(gw Gateway) *Server {
 		),
 		health: health.NewServer(),
 	}
-	controlpb.RegisterControlServer(s.grpc, &service{gw: gw})
+	controlpb.RegisterControlServer(s.grpc, &service{gw: gw, devices: devices})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	s.SetServing(false)
 	return s

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway/control/controlpb"
@@ -10,7 +11,8 @@ import (
 // service translates each call into one of the gateway, and its answer back.
 type service struct {
 	controlpb.UnimplementedControlServer
-	gw Gateway
+	gw      Gateway
+	devices Devices // nil for none
 }
 
 func (s *service) CreateVolume(ctx context.Context, req *controlpb.CreateVolumeRequest) (*controlpb.Volume, error) {
@@ -31,7 +33,13 @@ func (s *service) GetVolume(ctx context.Context, req *controlpb.GetVolumeRequest
 }
 
 func (s *service) ResizeVolume(ctx context.Context, req *controlpb.ResizeVolumeRequest) (*controlpb.Volume, error) {
-	return oneVolume(s.gw.ResizeVolume(ctx, req.GetName(), req.GetSizeBytes()))
+	v, err := s.gw.ResizeVolume(ctx, req.GetName(), req.GetSizeBytes())
+	if err == nil && s.devices != nil {
+		if err = s.devices.Resized(v.Name); err != nil {
+			err = fmt.Errorf("resized, but its device is not yet: %w", err)
+		}
+	}
+	return oneVolume(v, err)
 }
 
 func (s *service) RemoveVolume(ctx context.Context, req *controlpb.RemoveVolumeRequest) (*controlpb.Volume, error) {

@@ -1148,6 +1148,377 @@ func (x *Status) GetExports() []*Export {
 	return nil
 }
 
+// Device is a block device of the kernel that a volume is mapped to.
+type Device struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Path   string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Volume string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	State  string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	// Why it is not attached, empty when it is.
+	Problem           string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	SizeBytes         int64  `protobuf:"varint,5,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	ReadOnly          bool   `protobuf:"varint,6,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Connections       int32  `protobuf:"varint,7,opt,name=connections,proto3" json:"connections,omitempty"`
+	TimeoutNs         int64  `protobuf:"varint,8,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"`
+	ReattachTimeoutNs int64  `protobuf:"varint,9,opt,name=reattach_timeout_ns,json=reattachTimeoutNs,proto3" json:"reattach_timeout_ns,omitempty"`
+	AttachedAtNs      int64  `protobuf:"varint,10,opt,name=attached_at_ns,json=attachedAtNs,proto3" json:"attached_at_ns,omitempty"`
+	Pid               int64  `protobuf:"varint,11,opt,name=pid,proto3" json:"pid,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Device) Reset() {
+	*x = Device{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Device) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Device) ProtoMessage() {}
+
+func (x *Device) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Device.ProtoReflect.Descriptor instead.
+func (*Device) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Device) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Device) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *Device) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Device) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *Device) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *Device) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *Device) GetConnections() int32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *Device) GetTimeoutNs() int64 {
+	if x != nil {
+		return x.TimeoutNs
+	}
+	return 0
+}
+
+func (x *Device) GetReattachTimeoutNs() int64 {
+	if x != nil {
+		return x.ReattachTimeoutNs
+	}
+	return 0
+}
+
+func (x *Device) GetAttachedAtNs() int64 {
+	if x != nil {
+		return x.AttachedAtNs
+	}
+	return 0
+}
+
+func (x *Device) GetPid() int64 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+type DeviceList struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Devices       []*Device              `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceList) Reset() {
+	*x = DeviceList{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceList) ProtoMessage() {}
+
+func (x *DeviceList) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceList.ProtoReflect.Descriptor instead.
+func (*DeviceList) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DeviceList) GetDevices() []*Device {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+// Zero connections and timeouts mean the defaults. An empty device lets the kernel
+// pick one. The module's parameters count only if it is not loaded yet.
+type MapVolumeRequest struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Volume            string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Device            string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	ReadOnly          bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Connections       int32                  `protobuf:"varint,4,opt,name=connections,proto3" json:"connections,omitempty"`
+	TimeoutNs         int64                  `protobuf:"varint,5,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"`
+	ReattachTimeoutNs int64                  `protobuf:"varint,6,opt,name=reattach_timeout_ns,json=reattachTimeoutNs,proto3" json:"reattach_timeout_ns,omitempty"`
+	// The volume may have other devices.
+	Shared        bool   `protobuf:"varint,7,opt,name=shared,proto3" json:"shared,omitempty"`
+	NbdsMax       string `protobuf:"bytes,8,opt,name=nbds_max,json=nbdsMax,proto3" json:"nbds_max,omitempty"`
+	MaxPart       string `protobuf:"bytes,9,opt,name=max_part,json=maxPart,proto3" json:"max_part,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MapVolumeRequest) Reset() {
+	*x = MapVolumeRequest{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MapVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MapVolumeRequest) ProtoMessage() {}
+
+func (x *MapVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MapVolumeRequest.ProtoReflect.Descriptor instead.
+func (*MapVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *MapVolumeRequest) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *MapVolumeRequest) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *MapVolumeRequest) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *MapVolumeRequest) GetConnections() int32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *MapVolumeRequest) GetTimeoutNs() int64 {
+	if x != nil {
+		return x.TimeoutNs
+	}
+	return 0
+}
+
+func (x *MapVolumeRequest) GetReattachTimeoutNs() int64 {
+	if x != nil {
+		return x.ReattachTimeoutNs
+	}
+	return 0
+}
+
+func (x *MapVolumeRequest) GetShared() bool {
+	if x != nil {
+		return x.Shared
+	}
+	return false
+}
+
+func (x *MapVolumeRequest) GetNbdsMax() string {
+	if x != nil {
+		return x.NbdsMax
+	}
+	return ""
+}
+
+func (x *MapVolumeRequest) GetMaxPart() string {
+	if x != nil {
+		return x.MaxPart
+	}
+	return ""
+}
+
+// The target is a device or the volume that is mapped to one. With force it goes
+// though it is in use.
+type UnmapDeviceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnmapDeviceRequest) Reset() {
+	*x = UnmapDeviceRequest{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnmapDeviceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnmapDeviceRequest) ProtoMessage() {}
+
+func (x *UnmapDeviceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnmapDeviceRequest.ProtoReflect.Descriptor instead.
+func (*UnmapDeviceRequest) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *UnmapDeviceRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *UnmapDeviceRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type ListDevicesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDevicesRequest) Reset() {
+	*x = ListDevicesRequest{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDevicesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDevicesRequest) ProtoMessage() {}
+
+func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDevicesRequest.ProtoReflect.Descriptor instead.
+func (*ListDevicesRequest) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{21}
+}
+
 var File_gateway_control_controlpb_control_proto protoreflect.FileDescriptor
 
 const file_gateway_control_controlpb_control_proto_rawDesc = "" +
@@ -1245,7 +1616,40 @@ const file_gateway_control_controlpb_control_proto_rawDesc = "" +
 	"\x12in_flight_requests\x18\x06 \x01(\x03R\x10inFlightRequests\x12&\n" +
 	"\x0fin_flight_bytes\x18\a \x01(\x03R\rinFlightBytes\x12!\n" +
 	"\fbuffer_bytes\x18\b \x01(\x03R\vbufferBytes\x126\n" +
-	"\aexports\x18\t \x03(\v2\x1c.curve.nbd.control.v1.ExportR\aexports2\x9d\x06\n" +
+	"\aexports\x18\t \x03(\v2\x1c.curve.nbd.control.v1.ExportR\aexports\"\xc9\x02\n" +
+	"\x06Device\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x05 \x01(\x03R\tsizeBytes\x12\x1b\n" +
+	"\tread_only\x18\x06 \x01(\bR\breadOnly\x12 \n" +
+	"\vconnections\x18\a \x01(\x05R\vconnections\x12\x1d\n" +
+	"\n" +
+	"timeout_ns\x18\b \x01(\x03R\ttimeoutNs\x12.\n" +
+	"\x13reattach_timeout_ns\x18\t \x01(\x03R\x11reattachTimeoutNs\x12$\n" +
+	"\x0eattached_at_ns\x18\n" +
+	" \x01(\x03R\fattachedAtNs\x12\x10\n" +
+	"\x03pid\x18\v \x01(\x03R\x03pid\"D\n" +
+	"\n" +
+	"DeviceList\x126\n" +
+	"\adevices\x18\x01 \x03(\v2\x1c.curve.nbd.control.v1.DeviceR\adevices\"\x9e\x02\n" +
+	"\x10MapVolumeRequest\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\x12\x1b\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12 \n" +
+	"\vconnections\x18\x04 \x01(\x05R\vconnections\x12\x1d\n" +
+	"\n" +
+	"timeout_ns\x18\x05 \x01(\x03R\ttimeoutNs\x12.\n" +
+	"\x13reattach_timeout_ns\x18\x06 \x01(\x03R\x11reattachTimeoutNs\x12\x16\n" +
+	"\x06shared\x18\a \x01(\bR\x06shared\x12\x19\n" +
+	"\bnbds_max\x18\b \x01(\tR\anbdsMax\x12\x19\n" +
+	"\bmax_part\x18\t \x01(\tR\amaxPart\"B\n" +
+	"\x12UnmapDeviceRequest\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\x14\n" +
+	"\x12ListDevicesRequest2\xa2\b\n" +
 	"\aControl\x12W\n" +
 	"\fCreateVolume\x12).curve.nbd.control.v1.CreateVolumeRequest\x1a\x1c.curve.nbd.control.v1.Volume\x12Y\n" +
 	"\vListVolumes\x12(.curve.nbd.control.v1.ListVolumesRequest\x1a .curve.nbd.control.v1.VolumeList\x12Q\n" +
@@ -1255,7 +1659,10 @@ const file_gateway_control_controlpb_control_proto_rawDesc = "" +
 	"\fListRecycled\x12).curve.nbd.control.v1.ListRecycledRequest\x1a .curve.nbd.control.v1.VolumeList\x12Y\n" +
 	"\rRecoverVolume\x12*.curve.nbd.control.v1.RecoverVolumeRequest\x1a\x1c.curve.nbd.control.v1.Volume\x12N\n" +
 	"\bGetUsage\x12%.curve.nbd.control.v1.GetUsageRequest\x1a\x1b.curve.nbd.control.v1.Usage\x12Q\n" +
-	"\tGetStatus\x12&.curve.nbd.control.v1.GetStatusRequest\x1a\x1c.curve.nbd.control.v1.StatusB:Z8github.com/opencurve/curve-nbd/gateway/control/controlpbb\x06proto3"
+	"\tGetStatus\x12&.curve.nbd.control.v1.GetStatusRequest\x1a\x1c.curve.nbd.control.v1.Status\x12Q\n" +
+	"\tMapVolume\x12&.curve.nbd.control.v1.MapVolumeRequest\x1a\x1c.curve.nbd.control.v1.Device\x12U\n" +
+	"\vUnmapDevice\x12(.curve.nbd.control.v1.UnmapDeviceRequest\x1a\x1c.curve.nbd.control.v1.Device\x12Y\n" +
+	"\vListDevices\x12(.curve.nbd.control.v1.ListDevicesRequest\x1a .curve.nbd.control.v1.DeviceListB:Z8github.com/opencurve/curve-nbd/gateway/control/controlpbb\x06proto3"
 
 var (
 	file_gateway_control_controlpb_control_proto_rawDescOnce sync.Once
@@ -1269,7 +1676,7 @@ func file_gateway_control_controlpb_control_proto_rawDescGZIP() []byte {
 	return file_gateway_control_controlpb_control_proto_rawDescData
 }
 
-var file_gateway_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_gateway_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_gateway_control_controlpb_control_proto_goTypes = []any{
 	(*Geometry)(nil),             // 0: curve.nbd.control.v1.Geometry
 	(*Qos)(nil),                  // 1: curve.nbd.control.v1.Qos
@@ -1288,6 +1695,11 @@ var file_gateway_control_controlpb_control_proto_goTypes = []any{
 	(*Export)(nil),               // 14: curve.nbd.control.v1.Export
 	(*Stall)(nil),                // 15: curve.nbd.control.v1.Stall
 	(*Status)(nil),               // 16: curve.nbd.control.v1.Status
+	(*Device)(nil),               // 17: curve.nbd.control.v1.Device
+	(*DeviceList)(nil),           // 18: curve.nbd.control.v1.DeviceList
+	(*MapVolumeRequest)(nil),     // 19: curve.nbd.control.v1.MapVolumeRequest
+	(*UnmapDeviceRequest)(nil),   // 20: curve.nbd.control.v1.UnmapDeviceRequest
+	(*ListDevicesRequest)(nil),   // 21: curve.nbd.control.v1.ListDevicesRequest
 }
 var file_gateway_control_controlpb_control_proto_depIdxs = []int32{
 	0,  // 0: curve.nbd.control.v1.Volume.geometry:type_name -> curve.nbd.control.v1.Geometry
@@ -1297,29 +1709,36 @@ var file_gateway_control_controlpb_control_proto_depIdxs = []int32{
 	1,  // 4: curve.nbd.control.v1.CreateVolumeRequest.qos:type_name -> curve.nbd.control.v1.Qos
 	15, // 5: curve.nbd.control.v1.Export.stalls:type_name -> curve.nbd.control.v1.Stall
 	14, // 6: curve.nbd.control.v1.Status.exports:type_name -> curve.nbd.control.v1.Export
-	4,  // 7: curve.nbd.control.v1.Control.CreateVolume:input_type -> curve.nbd.control.v1.CreateVolumeRequest
-	5,  // 8: curve.nbd.control.v1.Control.ListVolumes:input_type -> curve.nbd.control.v1.ListVolumesRequest
-	6,  // 9: curve.nbd.control.v1.Control.GetVolume:input_type -> curve.nbd.control.v1.GetVolumeRequest
-	7,  // 10: curve.nbd.control.v1.Control.ResizeVolume:input_type -> curve.nbd.control.v1.ResizeVolumeRequest
-	8,  // 11: curve.nbd.control.v1.Control.RemoveVolume:input_type -> curve.nbd.control.v1.RemoveVolumeRequest
-	9,  // 12: curve.nbd.control.v1.Control.ListRecycled:input_type -> curve.nbd.control.v1.ListRecycledRequest
-	10, // 13: curve.nbd.control.v1.Control.RecoverVolume:input_type -> curve.nbd.control.v1.RecoverVolumeRequest
-	11, // 14: curve.nbd.control.v1.Control.GetUsage:input_type -> curve.nbd.control.v1.GetUsageRequest
-	13, // 15: curve.nbd.control.v1.Control.GetStatus:input_type -> curve.nbd.control.v1.GetStatusRequest
-	2,  // 16: curve.nbd.control.v1.Control.CreateVolume:output_type -> curve.nbd.control.v1.Volume
-	3,  // 17: curve.nbd.control.v1.Control.ListVolumes:output_type -> curve.nbd.control.v1.VolumeList
-	2,  // 18: curve.nbd.control.v1.Control.GetVolume:output_type -> curve.nbd.control.v1.Volume
-	2,  // 19: curve.nbd.control.v1.Control.ResizeVolume:output_type -> curve.nbd.control.v1.Volume
-	2,  // 20: curve.nbd.control.v1.Control.RemoveVolume:output_type -> curve.nbd.control.v1.Volume
-	3,  // 21: curve.nbd.control.v1.Control.ListRecycled:output_type -> curve.nbd.control.v1.VolumeList
-	2,  // 22: curve.nbd.control.v1.Control.RecoverVolume:output_type -> curve.nbd.control.v1.Volume
-	12, // 23: curve.nbd.control.v1.Control.GetUsage:output_type -> curve.nbd.control.v1.Usage
-	16, // 24: curve.nbd.control.v1.Control.GetStatus:output_type -> curve.nbd.control.v1.Status
-	16, // [16:25] is the sub-list for method output_type
-	7,  // [7:16] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	17, // 7: curve.nbd.control.v1.DeviceList.devices:type_name -> curve.nbd.control.v1.Device
+	4,  // 8: curve.nbd.control.v1.Control.CreateVolume:input_type -> curve.nbd.control.v1.CreateVolumeRequest
+	5,  // 9: curve.nbd.control.v1.Control.ListVolumes:input_type -> curve.nbd.control.v1.ListVolumesRequest
+	6,  // 10: curve.nbd.control.v1.Control.GetVolume:input_type -> curve.nbd.control.v1.GetVolumeRequest
+	7,  // 11: curve.nbd.control.v1.Control.ResizeVolume:input_type -> curve.nbd.control.v1.ResizeVolumeRequest
+	8,  // 12: curve.nbd.control.v1.Control.RemoveVolume:input_type -> curve.nbd.control.v1.RemoveVolumeRequest
+	9,  // 13: curve.nbd.control.v1.Control.ListRecycled:input_type -> curve.nbd.control.v1.ListRecycledRequest
+	10, // 14: curve.nbd.control.v1.Control.RecoverVolume:input_type -> curve.nbd.control.v1.RecoverVolumeRequest
+	11, // 15: curve.nbd.control.v1.Control.GetUsage:input_type -> curve.nbd.control.v1.GetUsageRequest
+	13, // 16: curve.nbd.control.v1.Control.GetStatus:input_type -> curve.nbd.control.v1.GetStatusRequest
+	19, // 17: curve.nbd.control.v1.Control.MapVolume:input_type -> curve.nbd.control.v1.MapVolumeRequest
+	20, // 18: curve.nbd.control.v1.Control.UnmapDevice:input_type -> curve.nbd.control.v1.UnmapDeviceRequest
+	21, // 19: curve.nbd.control.v1.Control.ListDevices:input_type -> curve.nbd.control.v1.ListDevicesRequest
+	2,  // 20: curve.nbd.control.v1.Control.CreateVolume:output_type -> curve.nbd.control.v1.Volume
+	3,  // 21: curve.nbd.control.v1.Control.ListVolumes:output_type -> curve.nbd.control.v1.VolumeList
+	2,  // 22: curve.nbd.control.v1.Control.GetVolume:output_type -> curve.nbd.control.v1.Volume
+	2,  // 23: curve.nbd.control.v1.Control.ResizeVolume:output_type -> curve.nbd.control.v1.Volume
+	2,  // 24: curve.nbd.control.v1.Control.RemoveVolume:output_type -> curve.nbd.control.v1.Volume
+	3,  // 25: curve.nbd.control.v1.Control.ListRecycled:output_type -> curve.nbd.control.v1.VolumeList
+	2,  // 26: curve.nbd.control.v1.Control.RecoverVolume:output_type -> curve.nbd.control.v1.Volume
+	12, // 27: curve.nbd.control.v1.Control.GetUsage:output_type -> curve.nbd.control.v1.Usage
+	16, // 28: curve.nbd.control.v1.Control.GetStatus:output_type -> curve.nbd.control.v1.Status
+	17, // 29: curve.nbd.control.v1.Control.MapVolume:output_type -> curve.nbd.control.v1.Device
+	17, // 30: curve.nbd.control.v1.Control.UnmapDevice:output_type -> curve.nbd.control.v1.Device
+	18, // 31: curve.nbd.control.v1.Control.ListDevices:output_type -> curve.nbd.control.v1.DeviceList
+	20, // [20:32] is the sub-list for method output_type
+	8,  // [8:20] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_gateway_control_controlpb_control_proto_init() }
@@ -1333,7 +1752,7 @@ func file_gateway_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gateway_control_controlpb_control_proto_rawDesc), len(file_gateway_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

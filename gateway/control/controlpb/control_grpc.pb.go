@@ -34,6 +34,9 @@ const (
 	Control_RecoverVolume_FullMethodName = "/curve.nbd.control.v1.Control/RecoverVolume"
 	Control_GetUsage_FullMethodName      = "/curve.nbd.control.v1.Control/GetUsage"
 	Control_GetStatus_FullMethodName     = "/curve.nbd.control.v1.Control/GetStatus"
+	Control_MapVolume_FullMethodName     = "/curve.nbd.control.v1.Control/MapVolume"
+	Control_UnmapDevice_FullMethodName   = "/curve.nbd.control.v1.Control/UnmapDevice"
+	Control_ListDevices_FullMethodName   = "/curve.nbd.control.v1.Control/ListDevices"
 )
 
 // ControlClient is the client API for Control service.
@@ -49,6 +52,9 @@ type ControlClient interface {
 	RecoverVolume(ctx context.Context, in *RecoverVolumeRequest, opts ...grpc.CallOption) (*Volume, error)
 	GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*Usage, error)
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*Status, error)
+	MapVolume(ctx context.Context, in *MapVolumeRequest, opts ...grpc.CallOption) (*Device, error)
+	UnmapDevice(ctx context.Context, in *UnmapDeviceRequest, opts ...grpc.CallOption) (*Device, error)
+	ListDevices(ctx context.Context, in *ListDevicesRequest, opts ...grpc.CallOption) (*DeviceList, error)
 }
 
 type controlClient struct {
@@ -149,6 +155,36 @@ func (c *controlClient) GetStatus(ctx context.Context, in *GetStatusRequest, opt
 	return out, nil
 }
 
+func (c *controlClient) MapVolume(ctx context.Context, in *MapVolumeRequest, opts ...grpc.CallOption) (*Device, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Device)
+	err := c.cc.Invoke(ctx, Control_MapVolume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) UnmapDevice(ctx context.Context, in *UnmapDeviceRequest, opts ...grpc.CallOption) (*Device, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Device)
+	err := c.cc.Invoke(ctx, Control_UnmapDevice_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) ListDevices(ctx context.Context, in *ListDevicesRequest, opts ...grpc.CallOption) (*DeviceList, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeviceList)
+	err := c.cc.Invoke(ctx, Control_ListDevices_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ControlServer is the server API for Control service.
 // All implementations must embed UnimplementedControlServer
 // for forward compatibility.
@@ -162,6 +198,9 @@ type ControlServer interface {
 	RecoverVolume(context.Context, *RecoverVolumeRequest) (*Volume, error)
 	GetUsage(context.Context, *GetUsageRequest) (*Usage, error)
 	GetStatus(context.Context, *GetStatusRequest) (*Status, error)
+	MapVolume(context.Context, *MapVolumeRequest) (*Device, error)
+	UnmapDevice(context.Context, *UnmapDeviceRequest) (*Device, error)
+	ListDevices(context.Context, *ListDevicesRequest) (*DeviceList, error)
 	mustEmbedUnimplementedControlServer()
 }
 
@@ -198,6 +237,15 @@ func (UnimplementedControlServer) GetUsage(context.Context, *GetUsageRequest) (*
 }
 func (UnimplementedControlServer) GetStatus(context.Context, *GetStatusRequest) (*Status, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStatus not implemented")
+}
+func (UnimplementedControlServer) MapVolume(context.Context, *MapVolumeRequest) (*Device, error) {
+	return nil, status.Error(codes.Unimplemented, "method MapVolume not implemented")
+}
+func (UnimplementedControlServer) UnmapDevice(context.Context, *UnmapDeviceRequest) (*Device, error) {
+	return nil, status.Error(codes.Unimplemented, "method UnmapDevice not implemented")
+}
+func (UnimplementedControlServer) ListDevices(context.Context, *ListDevicesRequest) (*DeviceList, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListDevices not implemented")
 }
 func (UnimplementedControlServer) mustEmbedUnimplementedControlServer() {}
 func (UnimplementedControlServer) testEmbeddedByValue()                 {}
@@ -382,6 +430,60 @@ func _Control_GetStatus_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_MapVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MapVolumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).MapVolume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_MapVolume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).MapVolume(ctx, req.(*MapVolumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_UnmapDevice_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnmapDeviceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).UnmapDevice(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_UnmapDevice_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).UnmapDevice(ctx, req.(*UnmapDeviceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_ListDevices_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListDevicesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ListDevices(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ListDevices_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ListDevices(ctx, req.(*ListDevicesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Control_ServiceDesc is the grpc.ServiceDesc for Control service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -424,6 +526,18 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetStatus",
 			Handler:    _Control_GetStatus_Handler,
+		},
+		{
+			MethodName: "MapVolume",
+			Handler:    _Control_MapVolume_Handler,
+		},
+		{
+			MethodName: "UnmapDevice",
+			Handler:    _Control_UnmapDevice_Handler,
+		},
+		{
+			MethodName: "ListDevices",
+			Handler:    _Control_ListDevices_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -1,0 +1,179 @@
+package kerneltest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func testExt4(t *testing.T) {
+	g := startGateway(t)
+	dev := g.device("team/pg-data", "256M")
+	dir := mount(t, "ext4", dev)
+	startLoad(t, dir, inForm(2*time.Second, 20*time.Second)).end()
+	used := g.allocated("team/pg-data")
+	must(t, "sh", "-c", "rm -f "+dir+"/load*")
+	must(t, "sync")
+	must(t, "fstrim", dir)
+	if now := g.allocated("team/pg-data"); now >= used {
+		t.Errorf("%d bytes are allocated after fstrim, %d before", now, used)
+	}
+	g.ok("volume", "resize", "team/pg-data", "320M")
+	if size := strings.TrimSpace(must(t, "blockdev", "--getsize64", dev)); size != strconv.Itoa(320<<20) {
+		t.Errorf("the device has %s bytes after the resize", size)
+	}
+	must(t, "resize2fs", dev)
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil || int64(st.Blocks)*st.Bsize < 270<<20 {
+		t.Errorf("the file system has %d bytes after the resize, %v", int64(st.Blocks)*st.Bsize, err)
+	}
+	wantSound(t, dir, dev)
+	must(t, "blkdiscard", dev)
+	if o := execute(t, nil, "cmp", "-n", "8388608", dev, "/dev/zero"); o.code != 0 {
+		t.Errorf("discarded blocks do not read as zeros: %s", o.out+o.errors)
+	}
+	g.ok("unmap", dev)
+	wantGone(t, dev)
+}
+
+func (g *gateway) allocated(volume string) int64 {
+	g.t.Helper()
+	text := g.ok("volume", "du", volume, "-o", "json")
+	_, text, _ = strings.Cut(text, `"allocated_bytes":`)
+	n, err := strconv.ParseInt(strings.TrimSpace(strings.SplitN(text, "\n", 2)[0]), 10, 64)
+	if err != nil {
+		n, err = strconv.ParseInt(strings.Trim(strings.SplitN(text, "\n", 2)[0], " ,"), 10, 64)
+	}
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return n
+}
+
+// wantGone checks that the kernel has let go of a device.
+func wantGone(t *testing.T, dev string) {
+	t.Helper()
+	if _, err := os.Stat("/sys/block/" + filepath.Base(dev) + "/pid"); err == nil {
+		t.Errorf("%s is still connected", dev)
+	}
+}
+
+func testXFS(t *testing.T) {
+	g := startGateway(t)
+	dev := g.device("x", "400M")
+	dir := mount(t, "xfs", dev)
+	startLoad(t, dir, 2*time.Second).end()
+	must(t, "umount", dir)
+	must(t, "xfs_repair", "-n", dev)
+	g.ok("unmap", "x")
+}
+
+func testPartitions(t *testing.T) {
+	g := startGateway(t)
+	dev := g.device("parted", "256M")
+	cmd := exec.Command("sfdisk", "-q", dev)
+	cmd.Stdin = strings.NewReader("label: gpt\nsize=128MiB\nsize=64MiB\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("sfdisk: %v: %s", err, out)
+	}
+	part := dev + "p1"
+	until(t, "the partition has a node", func() bool { _, err := os.Stat(part); return err == nil })
+	dir := mount(t, "ext4", part)
+	g.refused(4, filepath.Base(part)+" is mounted on "+dir, "unmap", dev)
+	wantSound(t, dir, part)
+	g.ok("unmap", dev)
+	// What is mapped again has its partitions again.
+	g.ok("map", "parted", "--device", dev)
+	until(t, "the partition is found again", func() bool { _, err := os.Stat(part); return err == nil })
+	must(t, "e2fsck", "-fn", part)
+	g.ok("unmap", "parted")
+}
+
+func testInUse(t *testing.T) {
+	g := startGateway(t)
+	dev := g.device("used", "64M")
+	hold, err := os.Open(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.refused(4, fmt.Sprintf("nbd0 is open in process %d", os.Getpid()), "unmap", "used")
+	hold.Close()
+	must(t, "mkswap", dev)
+	if o := execute(t, nil, "swapon", dev); o.code == 0 { // a kernel without swap cannot
+		g.refused(4, "is used as swap", "unmap", "used")
+		must(t, "swapoff", dev)
+	}
+	dir := mount(t, "ext4", dev)
+	g.refused(4, "is mounted on "+dir, "unmap", dev)
+	must(t, "umount", dir)
+	g.ok("unmap", dev)
+}
+
+// testRefusals has the defects of Curve's own curve-nbd that are about saying the
+// truth: D1 (map hangs when its daemon dies), D3 and D5 (names), D11 (twice).
+func testRefusals(t *testing.T) {
+	g := startGateway(t)
+	g.refused(3, "nothing-here", "map", "nothing-here")
+	g.refused(3, "not mapped", "unmap", "/dev/nbd3")
+	g.refused(2, "device", "map", "nothing-here", "--device", "/dev/sda")
+	dev := g.device("one", "64M")
+	g.refused(5, "one is mapped to "+dev, "map", "one")
+	g.ok("volume", "create", "two", "--size", "64M")
+	g.refused(4, dev+" is connected already", "map", "two", "--device", dev)
+	if n := len(g.mapped()); n != 1 {
+		t.Errorf("%d devices are listed after what was refused, want 1", n)
+	}
+	second := g.ok("map", "one", "--no-exclusive")
+	g.refused(2, "more than one device", "unmap", "one")
+	g.ok("unmap", second)
+	g.refused(4, "open", "volume", "rm", "one")
+	g.ok("unmap", "cbd:pool//one_user_")
+	g.ok("unmap", "--missing-ok", "one")
+	g.ok("volume", "rm", "one")
+}
+
+func testReadOnly(t *testing.T) {
+	g := startGateway(t)
+	dev := g.device("ro", "64M", "--read-only")
+	if got := strings.TrimSpace(must(t, "blockdev", "--getro", dev)); got != "1" {
+		t.Errorf("getro says %s", got)
+	}
+	if o := execute(t, nil, "dd", "if=/dev/zero", "of="+dev, "bs=4k", "count=1", "oflag=direct"); o.code == 0 {
+		t.Error("a read-only device was written")
+	}
+	g.ok("unmap", dev)
+}
+
+func testCycles(t *testing.T) {
+	g := startGateway(t)
+	g.ok("volume", "create", "c", "--size", "64M")
+	count := func() int {
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", g.cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	var before int
+	for i := range inForm(10, 100) {
+		dev := g.ok("map", "c")
+		must(t, "dd", "if=/dev/zero", "of="+dev, "bs=64k", "count=1", "oflag=direct", "status=none")
+		g.ok("unmap", dev)
+		wantGone(t, dev)
+		if i == 1 {
+			before = count()
+		}
+	}
+	// The control connections of the commands end when they like.
+	until(t, "descriptors are given back", func() bool { return count() <= before+2 })
+	state, err := os.ReadFile(strings.TrimPrefix(g.control, "unix:") + ".devices")
+	if err != nil || !strings.Contains(string(state), `"devices": []`) {
+		t.Errorf("what is mapped, as written down: %s, %v", state, err)
+	}
+}

@@ -1,0 +1,71 @@
+package kerneltest
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// rigBroken is the exit code of the script when there could be no guest.
+const rigBroken = 125
+
+// long is set for the long form, of `make test-kernel`.
+var long = os.Getenv("CURVE_KERNEL_LONG") == "1"
+
+func inForm[T any](short, whole T) T {
+	if long {
+		return whole
+	}
+	return short
+}
+
+// TestKernel boots a guest for itself, and is the tests within it.
+func TestKernel(t *testing.T) {
+	if os.Getenv("CURVE_IN_KERNEL") == "" {
+		t.Parallel()
+		inGuest(t)
+		return
+	}
+	must(t, "modprobe", "nbd", "nbds_max=4", "max_part=15")
+	for _, c := range []struct {
+		name string
+		test func(*testing.T)
+	}{
+		{"life of an ext4", testExt4},
+		{"xfs", testXFS},
+		{"partitions", testPartitions},
+		{"in use", testInUse},
+		{"clear refusals", testRefusals},
+		{"read-only", testReadOnly},
+		{"gateway killed", testGatewayKilled},
+		{"gateway restarted", testGatewayRestarted},
+		{"several connections", testSeveralConnections},
+		{"force under load", testForceUnderLoad},
+		{"gateway that never comes back", testNoGateway},
+		{"disconnected by another", testDisconnectedByAnother},
+		{"cycles leak nothing", testCycles},
+	} {
+		t.Run(c.name, c.test)
+	}
+}
+
+// inGuest runs the tests in a guest, and says so loudly where there can be none.
+func inGuest(t *testing.T) {
+	cmd := exec.Command("scripts/e2e-kernel.sh", "-t", "540")
+	cmd.Dir = "../../.."
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == rigBroken {
+		t.Skipf("NOT RUN: no test with a real kernel, as no guest can be booted here:\n%s", out)
+	}
+	for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+		if err != nil || strings.Contains(line, "--- ") || strings.Contains(line, "slowest") {
+			t.Log(line)
+		}
+	}
+	if err != nil {
+		t.Fatalf("in the guest: %v", err)
+	}
+}

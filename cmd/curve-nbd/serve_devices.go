@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/opencurve/curve-nbd/gateway/control"
+	"github.com/opencurve/curve-nbd/nbd/device"
+	"github.com/opencurve/curve-nbd/nbd/kernel"
+)
+
+// detachTimeout bounds an unmap whose client has set no earlier deadline.
+const detachTimeout = 60 * time.Second
+
+// devices is the gateway's side of map and unmap. The kernel's driver is looked for
+// when it is first needed: most gateways map nothing.
+type devices struct {
+	manager *device.Manager
+	driver  lazyDriver
+	system  kernel.System
+	log     *slog.Logger
+}
+
+// lazyDriver is a kernel.Driver from the first open on.
+type lazyDriver struct {
+	mu     sync.Mutex
+	driver *kernel.Driver
+}
+
+func (d *lazyDriver) open() (*kernel.Driver, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.driver == nil {
+		var err error
+		if d.driver, err = kernel.Open(); err != nil {
+			return nil, err
+		}
+	}
+	return d.driver, nil
+}
+
+func (d *lazyDriver) close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.driver == nil {
+		return nil
+	}
+	return d.driver.Close()
+}
+
+func (d *lazyDriver) Connect(c kernel.Config) (int, error) {
+	driver, err := d.open()
+	if err != nil {
+		return 0, err
+	}
+	return driver.Connect(c)
+}
+
+func (d *lazyDriver) Reconfigure(c kernel.Config) error {
+	driver, err := d.open()
+	if err != nil {
+		return err
+	}
+	return driver.Reconfigure(c)
+}
+
+func (d *lazyDriver) Resize(index int, backend string, size int64) error {
+	driver, err := d.open()
+	if err != nil {
+		return err
+	}
+	return driver.Resize(index, backend, size)
+}
+
+func (d *lazyDriver) Disconnect(index int) error {
+	driver, err := d.open()
+	if err != nil {
+		return err
+	}
+	return driver.Disconnect(index)
+}
+
+func (d *devices) MapVolume(ctx context.Context, req control.MapRequest) (control.Device, error) {
+	spec := device.Spec{
+		Volume: req.Volume, Index: kernel.AnyDevice, ReadOnly: req.ReadOnly, Connections: req.Connections,
+		Timeout: req.Timeout, Reattach: req.Reattach, Shared: req.Shared,
+	}
+	if req.Device != "" {
+		var err error
+		if spec.Index, err = kernel.ParseDevice(req.Device); err != nil {
+			return control.Device{}, err
+		}
+	}
+	if spec.Connections == 0 {
+		spec.Connections = device.DefaultConnections
+	}
+	if spec.Timeout == 0 {
+		spec.Timeout = device.DefaultTimeout
+	}
+	if spec.Reattach == 0 {
+		spec.Reattach = device.DefaultReattach
+	}
+	loaded, err := d.system.Load(ctx, kernel.Module{MaxDevices: req.MaxDevices, MaxPartitions: req.MaxPartitions})
+	if err != nil {
+		return control.Device{}, err
+	}
+	if !loaded && (req.MaxDevices != "" || req.MaxPartitions != "") {
+		d.log.Warn("the nbd module is loaded already: nbds_max and max_part count for nothing")
+	}
+	mapped, err := d.manager.Map(ctx, spec)
+	return controlDevice(mapped), err
+}
+
+func (d *devices) UnmapDevice(ctx context.Context, target string, force bool) (control.Device, error) {
+	ctx, cancel := context.WithTimeout(ctx, detachTimeout)
+	defer cancel()
+	gone, err := d.manager.Unmap(ctx, target, force)
+	return controlDevice(gone), err
+}
+
+func (d *devices) Devices() []control.Device {
+	var list []control.Device
+	for _, mapped := range d.manager.Devices() {
+		list = append(list, controlDevice(mapped))
+	}
+	return list
+}
+
+func (d *devices) Resized(volume string) error { return d.manager.Sync(volume) }
+
+func controlDevice(d device.Device) control.Device {
+	return control.Device{
+		Path: d.Path, Volume: d.Volume, State: d.State, Problem: d.Problem, Size: d.Size, ReadOnly: d.ReadOnly,
+		Connections: d.Connections, Timeout: d.Timeout, Reattach: d.Reattach, Since: d.Since, PID: d.PID,
+	}
+}
+
+// startDevices takes up the devices that the last gateway on this control socket had.
+func (f *frontEnds) startDevices() error {
+	d := f.devices
+	f.running.push("devices", closeTimeout, func(context.Context) error {
+		return errors.Join(d.manager.Close(), d.driver.close())
+	})
+	if err := d.manager.Restore(); err != nil {
+		return fmt.Errorf("devices that were mapped: %w", err)
+	}
+	return nil
+}
