@@ -43,6 +43,9 @@ type conn struct {
 	served tallies
 
 	writer writer
+	// handing: Take wants the socket, which is then in taken.
+	handing atomic.Bool
+	taken   *os.File
 	// draining: Shutdown wants the connection to end in order.
 	draining atomic.Bool
 	cut      atomic.Pointer[string]
@@ -102,6 +105,9 @@ func (c *conn) run() {
 	}
 	if c.handle != nil {
 		c.finish()
+	}
+	if errors.Is(err, errHandedOver) {
+		err = c.keepSocket()
 	}
 	reason := c.cut.Load()
 	switch {

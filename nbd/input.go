@@ -4,9 +4,11 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,6 +51,10 @@ type input struct {
 	slept     bool
 	n         int
 	err       error
+
+	// resume, if not nil, says that a deadline was only to wake the reader: what has
+	// begun is read to its end.
+	resume func() bool
 
 	// waiting is the server's clock when the reader began to wait for the rest
 	// of something, 0 while it waits for nothing or for something new.
@@ -143,8 +149,15 @@ func (in *input) read(target []byte) (int, error) {
 		return in.nc.Read(target)
 	}
 	in.target = target
-	if err := in.raw.Read(in.readReady); err != nil {
-		return 0, err
+	for {
+		err := in.raw.Read(in.readReady)
+		if err == nil {
+			break
+		}
+		if in.resume == nil || in.waiting.Load() == 0 || !errors.Is(err, os.ErrDeadlineExceeded) || !in.resume() {
+			return 0, err
+		}
+		_ = in.nc.SetReadDeadline(time.Time{})
 	}
 	switch {
 	case in.err != nil:

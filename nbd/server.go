@@ -3,14 +3,12 @@ package nbd
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway"
 )
 
@@ -159,32 +157,6 @@ func (s *Server) serveLocked(c *conn, ended func()) {
 		delete(s.conns, c)
 		s.mu.Unlock()
 	})
-}
-
-// Attach serves a connection that begins with the transmission phase, and has
-// simple replies: the kernel's, for which nobody negotiates. It takes nc and h over.
-// When the channel is closed both are given back, and nothing that came over the
-// connection is under way any more. siblings, if not nil, are the other connections
-// of the same client. backend.ErrClosed after Shutdown.
-func (s *Server) Attach(nc net.Conn, h *gateway.Handle, siblings *Siblings) (ended <-chan struct{}, err error) {
-	done := make(chan struct{})
-	s.mu.Lock()
-	stopping := s.stopping
-	if !stopping {
-		c := newConn(s, nc)
-		c.handle = h
-		if siblings != nil {
-			c.siblings, c.left = siblings, make(chan struct{})
-			siblings.join(c)
-		}
-		s.serveLocked(c, func() { close(done) })
-	}
-	s.mu.Unlock()
-	if stopping {
-		h.Release()
-		return nil, errors.Join(fmt.Errorf("NBD server is shutting down: %w", backend.ErrClosed), nc.Close())
-	}
-	return done, nil
 }
 
 // watch keeps the clock and ends connections that stall.

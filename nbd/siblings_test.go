@@ -96,7 +96,7 @@ func attachTo(t *testing.T, tg *target, ours net.Conn, siblings *nbd.Siblings) <
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ended
+	return ended.Ended()
 }
 
 const (

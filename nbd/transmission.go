@@ -36,7 +36,7 @@ func (c *conn) transmit() error {
 			if err = c.in.more(); err == nil {
 				continue
 			}
-			if err == errNothingYet {
+			if err == errNothingYet || c.handing.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 				err = nil
 			}
 		}
@@ -44,11 +44,16 @@ func (c *conn) transmit() error {
 			err = sendErr
 		}
 		c.in.noteBatch(served)
+		if err == nil && c.mayHandOver() {
+			return errHandedOver
+		}
 		if err == nil {
 			err = c.in.fill(len(c.in.bytes()) > 0)
 		}
 		switch {
 		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded) && c.mayHandOver():
+			return errHandedOver
 		case err == errDisconnect, c.draining.Load() && errors.Is(err, os.ErrDeadlineExceeded):
 			return nil
 		default:

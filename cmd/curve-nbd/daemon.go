@@ -33,6 +33,9 @@ type server struct {
 	ready  readiness
 	lines  [][2]string // what is announced once all listen
 
+	// replaced is closed when another process wants this one's place.
+	replaced chan struct{}
+
 	// starting ends at a signal that comes before the start is over.
 	starting context.Context
 }
@@ -46,7 +49,8 @@ func runServer(ctx *cli.Context, start func(*server) error) (err error) {
 	}
 	s := &server{
 		ctx: ctx, log: log, metrics: prometheus.NewRegistry(),
-		failed: make(chan error, maxListeners+maxParts),
+		failed:   make(chan error, maxListeners+maxParts),
+		replaced: make(chan struct{}),
 	}
 	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	raiseFileLimit(log)
@@ -67,6 +71,9 @@ func runServer(ctx *cli.Context, start func(*server) error) (err error) {
 	select {
 	case signal := <-signals.first:
 		log.Info("stopping", "signal", signal.String())
+		return nil
+	case <-s.replaced:
+		log.Info("stopping: another gateway takes over")
 		return nil
 	case err := <-s.failed:
 		return err

@@ -34,6 +34,12 @@ flight, and exits with 0. A second signal stops it at once, with 1.
    curve-nbd serve --mds 10.0.0.1:6700 --nbd-listen unix:/run/curve-nbd/nbd.sock
    curve-nbd serve --memory --nbd-listen tcp:127.0.0.1:0   # a scratch gateway
 
+To upgrade a gateway, start the new program with --replace: the running one
+finishes what it has in flight, hands its block devices over and exits, and
+their users notice a pause of some milliseconds.
+
+   curve-nbd serve --data-dir /var/lib/curve-nbd --replace
+
 A listen address with port 0 picks a free port; the lines "listening ..." on
 stderr say which. HTTP has /metrics (Prometheus), /healthz, /readyz and
 /debug/pprof.
@@ -74,6 +80,7 @@ func serveFlags() []cli.Flag {
 		},
 		&cli.StringFlag{Name: "http-listen", Usage: "serve metrics and health on `HOST:PORT`", DefaultText: "off", EnvVars: env("http-listen")},
 		controlFlag("listen for the other commands on `ADDR`"),
+		&cli.BoolFlag{Name: "replace", Usage: "take over from the gateway that runs on the control socket, if one does"},
 		&cli.BoolFlag{Name: "read-only", Usage: "refuse every write", EnvVars: env("read-only")},
 		&cli.IntFlag{
 			Name: "max-connections", Usage: "at most `N` NBD clients",
@@ -119,6 +126,13 @@ func serve(ctx *cli.Context) error {
 		if err != nil {
 			return err
 		}
+		fronts := &frontEnds{server: s, opts: opts, successor: &successor{came: s.replaced}}
+		if ctx.Bool("replace") {
+			if fronts.handed, err = takeOver(s.starting, opts.controlOn, s.log); err != nil {
+				return err
+			}
+		}
+		s.running.push("successor", closeTimeout, fronts.successor.send)
 		store, err := openBackend(ctx, s.log, s.metrics)
 		if err != nil {
 			return err
@@ -132,7 +146,8 @@ func serve(ctx *cli.Context) error {
 		}
 		gw := gateway.New(store.Meta(), store.Chunks(), opts.gateway)
 		s.running.push("gateway", closeTimeout, gw.Close)
-		return (&frontEnds{server: s, gw: gw, opts: opts}).start()
+		fronts.gw = gw
+		return fronts.start()
 	})
 }
 

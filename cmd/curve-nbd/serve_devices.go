@@ -143,9 +143,12 @@ func controlDevice(d device.Device) control.Device {
 func (f *frontEnds) startDevices() error {
 	d := f.devices
 	f.running.push("devices", closeTimeout, func(context.Context) error {
+		if f.successor.asked() {
+			f.successor.handed = d.manager.HandOver()
+		}
 		return errors.Join(d.manager.Close(), d.driver.close())
 	})
-	if err := d.manager.Restore(); err != nil {
+	if err := d.manager.Restore(f.handed); err != nil {
 		return fmt.Errorf("devices that were mapped: %w", err)
 	}
 	return nil

@@ -93,6 +93,10 @@ type frontEnds struct {
 	gw      *gateway.Gateway
 	opts    serveOptions
 	devices *devices
+	// handed is what the gateway has handed over that this one replaces; successor
+	// is the one that will replace this one.
+	handed    []device.Handed
+	successor *successor
 }
 
 // start brings NBD up last: a wrong address is found out before a client got in.
@@ -115,6 +119,9 @@ func (d *frontEnds) start() error {
 		return err
 	}
 	if err := d.startDevices(); err != nil {
+		return err
+	}
+	if err := d.listenReplace(); err != nil {
 		return err
 	}
 	for _, line := range d.lines {

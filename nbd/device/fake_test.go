@@ -245,7 +245,7 @@ func (r *rig) restart() {
 	}
 	r.kernel.mu.Unlock()
 	r.start()
-	if err := r.Restore(); err != nil {
+	if err := r.Restore(nil); err != nil {
 		r.t.Fatal(err)
 	}
 }

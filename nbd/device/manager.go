@@ -260,13 +260,14 @@ func (m *Manager) Sync(volume string) error {
 }
 
 // Restore takes up again what the state file has, in the background: devices wait
-// for it. Those that are gone are forgotten. backend.ErrInvalid for a state file
-// that cannot be read.
-func (m *Manager) Restore() error {
+// for it. Those that are gone are forgotten. Sockets that another gateway has handed
+// over are gone on with. backend.ErrInvalid for a state file that cannot be read.
+func (m *Manager) Restore(handed []Handed) error {
 	records, err := loadState(m.path)
 	if err != nil {
 		return err
 	}
+	defer closeHanded(handed)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, r := range records {
@@ -279,6 +280,11 @@ func (m *Manager) Restore() error {
 			continue // it was never connected
 		}
 		d := newMapping(m, r, StateReattaching)
+		for i := range handed {
+			if handed[i].Backend == r.Backend {
+				d.handed, handed[i].Sockets = handed[i].Sockets, nil
+			}
+		}
 		m.all = append(m.all, d)
 		go d.keep()
 	}

@@ -3,6 +3,7 @@ package device
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -117,6 +118,64 @@ func TestDevicesOutliveTheirGateway(t *testing.T) {
 	r.until("it has the volume's new size", func() bool { st, _ := r.kernel.State(0); return st.Size == 16<<20 })
 	if _, err := r.Unmap(t.Context(), "a", false); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestDevicesAreHandedOver(t *testing.T) {
+	r := newRig(t)
+	r.mapped(spec("a"))
+	sockets := r.kernel.devices[0].sockets
+	server, client := transferPair(t)
+	old := r.Manager
+	sent := make(chan error, 1)
+	handed := old.HandOver()
+	r.end()
+	go func() { sent <- Send(server, handed); closeHanded(handed) }()
+	got, err := Receive(client)
+	if err := errors.Join(err, <-sent); err != nil || len(got) != 1 || len(got[0].Sockets) != 2 {
+		t.Fatalf("handed over: %+v, %v", got, err)
+	}
+	r.start()
+	if err := r.Restore(got); err != nil {
+		t.Fatal(err)
+	}
+	r.until("the device works on", r.attached)
+	for i, s := range r.kernel.devices[0].sockets {
+		if s != sockets[i] {
+			t.Errorf("connection %d is another one than before", i)
+		}
+	}
+}
+
+// transferPair is a connection between two gateways.
+func transferPair(t *testing.T) (a, b *net.UnixConn) {
+	t.Helper()
+	ours, theirs, err := pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := net.FileConn(theirs)
+	if err := errors.Join(err, theirs.Close()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ours.Close(); other.Close() })
+	return ours.(*net.UnixConn), other.(*net.UnixConn)
+}
+
+func TestHandOverThatMakesNoSenseIsRefused(t *testing.T) {
+	for name, wire := range map[string]string{
+		"nothing":          "",
+		"half a length":    "\x00\x00",
+		"endless name":     "\xff\xff\xff\xff",
+		"name cut short":   "\x00\x00\x00\x09abc",
+		"no end of a list": "\x00\x00\x00\x01a",
+	} {
+		a, b := transferPair(t)
+		a.Write([]byte(wire))
+		a.Close()
+		if list, err := Receive(b); err == nil || list != nil {
+			t.Errorf("%s: %v, %v", name, list, err)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,7 +36,8 @@ type mapping struct {
 	// live is the number of connections that are served.
 	live     atomic.Int64
 	siblings nbd.Siblings
-	serving  sync.WaitGroup
+	// handed are sockets of another gateway's that the keeper is to go on with.
+	handed []*os.File
 	// wake has a token when the keeper should look.
 	wake chan struct{}
 	// life ends when the mapping is to be kept no more; kept is closed after the
@@ -46,6 +48,7 @@ type mapping struct {
 
 	mu      sync.Mutex // guards all below
 	anchor  *gateway.Handle
+	links   []*nbd.Attachment // those that are served
 	state   string
 	problem string // why it is not attached, in words
 	size    int64  // the device's
@@ -205,8 +208,7 @@ var errGone = errors.New("device is gone")
 
 // restore replaces the connections that have ended.
 func (m *mapping) restore() error {
-	missing := m.record.Connections - int(m.live.Load())
-	if missing <= 0 {
+	if m.missing() <= 0 {
 		return nil
 	}
 	st, err := m.manager.system.State(m.record.Index)
@@ -225,6 +227,13 @@ func (m *mapping) restore() error {
 	m.mu.Lock()
 	m.size = st.Size
 	m.mu.Unlock()
+	if err := m.adopt(ctx); err != nil {
+		return err
+	}
+	missing := m.missing()
+	if missing <= 0 {
+		return nil
+	}
 	s, err := m.link(ctx, missing)
 	if err != nil {
 		return err
@@ -238,6 +247,8 @@ func (m *mapping) restore() error {
 	m.manager.log.Info("device has fresh connections", "device", m.path(), "volume", m.record.Volume, "connections", missing)
 	return nil
 }
+
+func (m *mapping) missing() int { return m.record.Connections - int(m.live.Load()) }
 
 // resize tells the kernel when the volume has another size.
 func (m *mapping) resize() error {

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/opencurve/curve-nbd/gateway"
+	"github.com/opencurve/curve-nbd/nbd"
 )
 
 // sockets are connections on their way to the kernel: its ends of the pairs. The
@@ -50,17 +52,52 @@ func (m *mapping) serve(handle *gateway.Handle) (*os.File, error) {
 		handle.Release()
 		return nil, err
 	}
-	ended, err := m.manager.server.Attach(ours, handle, &m.siblings)
-	if err != nil {
+	if err := m.attach(ours, handle); err != nil {
 		return nil, errors.Join(err, theirs.Close())
 	}
+	return theirs, nil
+}
+
+// attach has the server serve a connection.
+func (m *mapping) attach(ours net.Conn, handle *gateway.Handle) error {
+	a, err := m.manager.server.Attach(ours, handle, &m.siblings)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.links = append(m.links, a)
+	m.mu.Unlock()
 	m.live.Add(1)
-	m.serving.Go(func() {
-		<-ended
+	go func() {
+		<-a.Ended()
+		m.mu.Lock()
+		m.links = slices.DeleteFunc(m.links, func(x *nbd.Attachment) bool { return x == a })
+		m.mu.Unlock()
 		m.live.Add(-1)
 		m.poke()
-	})
-	return theirs, nil
+	}()
+	return nil
+}
+
+// adopt goes on serving sockets that another gateway has served.
+func (m *mapping) adopt(ctx context.Context) error {
+	for len(m.handed) > 0 {
+		handle, err := m.manager.gateway.Open(ctx, m.record.Volume)
+		if err != nil {
+			return err
+		}
+		f := m.handed[0]
+		m.handed = m.handed[1:]
+		conn, err := net.FileConn(f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			handle.Release()
+			return err
+		}
+		if err := m.attach(conn, handle); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pair makes a connected pair of stream sockets.

@@ -51,16 +51,28 @@ func startGateway(t *testing.T) *gateway {
 	return g
 }
 
+// replace starts another gateway in the place of this one.
+func (g *gateway) replace() {
+	g.t.Helper()
+	old := g.exited
+	g.start("--replace")
+	select {
+	case <-old:
+	case <-time.After(patience):
+		g.t.Fatal("the gateway that was replaced still runs")
+	}
+}
+
 // start starts the gateway and waits until it serves.
-func (g *gateway) start() {
+func (g *gateway) start(flags ...string) {
 	g.t.Helper()
 	log, err := os.OpenFile(g.logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		g.t.Fatal(err)
 	}
 	defer log.Close()
-	g.cmd = exec.Command(os.Getenv("CURVE_NBD"), "serve", "--data-dir", filepath.Join(g.dir, "data"),
-		"--control", g.control, "--nbd-listen", "unix:"+filepath.Join(g.dir, "nbd.sock"))
+	g.cmd = exec.Command(os.Getenv("CURVE_NBD"), append([]string{"serve", "--data-dir", filepath.Join(g.dir, "data"),
+		"--control", g.control, "--nbd-listen", "unix:" + filepath.Join(g.dir, "nbd.sock")}, flags...)...)
 	g.cmd.Stdout, g.cmd.Stderr = log, log
 	if err := g.cmd.Start(); err != nil {
 		g.t.Fatal(err)
@@ -68,7 +80,11 @@ func (g *gateway) start() {
 	exited := make(chan struct{})
 	g.exited = exited
 	go func() { defer close(exited); g.cmd.Wait() }()
-	g.until("the gateway serves", func() bool { return g.run("health").code == 0 })
+	// The one that is replaced answers too.
+	serves := fmt.Sprintf(`"pid": %d,`, g.cmd.Process.Pid)
+	g.until("the gateway serves", func() bool {
+		return strings.Contains(g.run("status", "-o", "json").out, serves) && g.run("health").code == 0
+	})
 }
 
 // stop sends a signal and waits for the end of the gateway.

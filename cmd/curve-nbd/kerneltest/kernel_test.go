@@ -41,6 +41,7 @@ func TestKernel(t *testing.T) {
 		{"read-only", testReadOnly},
 		{"gateway killed", testGatewayKilled},
 		{"gateway restarted", testGatewayRestarted},
+		{"gateway replaced", testGatewayReplaced},
 		{"several connections", testSeveralConnections},
 		{"force under load", testForceUnderLoad},
 		{"gateway that never comes back", testNoGateway},

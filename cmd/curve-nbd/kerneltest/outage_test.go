@@ -55,6 +55,26 @@ func (g *gateway) wantAlive(dev string) {
 	}
 }
 
+// testGatewayReplaced: an upgrade hands the live sockets over, so that nothing has to
+// be sent again, and the request timeout does not come in.
+func testGatewayReplaced(t *testing.T) {
+	g := startGateway(t)
+	dev := g.device("upgrade", "128M", "--connections", "2", "--timeout", "30s")
+	dir := mount(t, "ext4", dev)
+	upgrades := inForm(3, 20)
+	l := startLoad(t, dir, time.Duration(upgrades)*4*time.Second)
+	for range upgrades {
+		time.Sleep(time.Second)
+		g.replace()
+		g.until("the device is attached again", func() bool { m := g.mapped(); return len(m) == 1 && m[0].State == "attached" })
+	}
+	if slowest := l.end(); slowest > 20*time.Second {
+		t.Errorf("a request took %v: it was lost and sent again", slowest)
+	}
+	wantSound(t, dir, dev)
+	g.ok("unmap", dev)
+}
+
 func testSeveralConnections(t *testing.T) {
 	g := startGateway(t)
 	dev := g.device("wide", "128M", "--connections", "4", "--timeout", "1s")

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/opencurve/curve-nbd/gateway/control"
+	"github.com/opencurve/curve-nbd/nbd/device"
+)
+
+// replaceTimeout bounds how long the gateway that is replaced may take to let go.
+const replaceTimeout = 60 * time.Second
+
+// replacePath is the socket beside the control socket on which a gateway waits for
+// its successor. Who may use the control socket may use it.
+func replacePath(controlPath string) string { return controlPath + ".replace" }
+
+// takeOver asks the gateway that runs on a control socket, if one does, to stop, and
+// takes its devices once it has let go of everything else.
+func takeOver(ctx context.Context, controlPath string, log *slog.Logger) ([]device.Handed, error) {
+	ctx, cancel := context.WithTimeout(ctx, replaceTimeout)
+	defer cancel()
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", replacePath(controlPath))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		log.Info("there is no gateway to replace")
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask the running gateway to hand over: %w", err)
+	}
+	defer conn.Close()
+	// The wait ends with ctx.
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })()
+	handed, err := device.Receive(conn.(*net.UnixConn))
+	if err != nil {
+		return nil, fmt.Errorf("the running gateway did not hand over: %w", err)
+	}
+	log.Info("took over from the gateway that ran", "devices", len(handed))
+	return handed, nil
+}
+
+// successor waits for the gateway that is to replace this one.
+type successor struct {
+	// came is closed once one has asked.
+	came chan struct{}
+
+	mu     sync.Mutex
+	conn   *net.UnixConn
+	handed []device.Handed
+}
+
+// wait accepts the first that asks.
+func (s *successor) wait(l net.Listener) error {
+	conn, err := l.Accept()
+	if err != nil {
+		return nil // closed: nobody replaces us
+	}
+	s.mu.Lock()
+	s.conn = conn.(*net.UnixConn)
+	s.mu.Unlock()
+	close(s.came)
+	return nil
+}
+
+// asked says that there is one.
+func (s *successor) asked() bool {
+	select {
+	case <-s.came:
+		return true
+	default:
+		return false
+	}
+}
+
+// send is the last act: everything else of this gateway is closed.
+func (s *successor) send(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn == nil {
+		return nil
+	}
+	defer s.conn.Close()
+	s.conn.SetDeadline(time.Now().Add(closeTimeout))
+	if err := device.Send(s.conn, s.handed); err != nil {
+		return fmt.Errorf("hand over to the gateway that replaces this one: %w", err)
+	}
+	return nil
+}
+
+// listenReplace opens the socket for a successor.
+func (f *frontEnds) listenReplace() error {
+	l, err := control.ListenUnix(replacePath(f.opts.controlOn), control.SocketMode)
+	if err != nil {
+		return fmt.Errorf("socket for a gateway that replaces this one: %w", err)
+	}
+	f.run("replace", l, f.successor.wait, func(context.Context) error {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	return nil
+}
