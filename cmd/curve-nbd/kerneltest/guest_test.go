@@ -24,17 +24,22 @@ type gateway struct {
 	dir     string
 	control string
 	logPath string
+	backend []string // serve's flags for it
 	cmd     *exec.Cmd
 	exited  chan struct{}
 }
 
-func startGateway(t *testing.T) *gateway {
+// startGateway starts one on a data directory, or on the backend that flags name.
+func startGateway(t *testing.T, backend ...string) *gateway {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "gateway")
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := &gateway{t: t, dir: dir, control: "unix:" + filepath.Join(dir, "control.sock"), logPath: filepath.Join(dir, "log")}
+	if g.backend = backend; len(backend) == 0 {
+		g.backend = []string{"--data-dir", filepath.Join(dir, "data")}
+	}
 	g.start()
 	t.Cleanup(func() {
 		for _, d := range g.mapped() {
@@ -71,8 +76,8 @@ func (g *gateway) start(flags ...string) {
 		g.t.Fatal(err)
 	}
 	defer log.Close()
-	g.cmd = exec.Command(os.Getenv("CURVE_NBD"), append([]string{"serve", "--data-dir", filepath.Join(g.dir, "data"),
-		"--control", g.control, "--nbd-listen", "unix:" + filepath.Join(g.dir, "nbd.sock")}, flags...)...)
+	g.cmd = exec.Command(os.Getenv("CURVE_NBD"), append(append([]string{"serve", "--control", g.control,
+		"--nbd-listen", "unix:" + filepath.Join(g.dir, "nbd.sock")}, g.backend...), flags...)...)
 	g.cmd.Stdout, g.cmd.Stderr = log, log
 	if err := g.cmd.Start(); err != nil {
 		g.t.Fatal(err)

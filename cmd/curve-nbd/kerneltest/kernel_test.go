@@ -43,6 +43,8 @@ func TestKernel(t *testing.T) {
 		{"gateway restarted", testGatewayRestarted},
 		{"gateway replaced", testGatewayReplaced},
 		{"several connections", testSeveralConnections},
+		{"leader chunkserver killed", testLeaderKilled},
+		{"MDS down", testNoMDS},
 		{"force under load", testForceUnderLoad},
 		{"gateway that never comes back", testNoGateway},
 		{"disconnected by another", testDisconnectedByAnother},
