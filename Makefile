@@ -6,12 +6,13 @@ TEST_TIMEOUT ?= 10m
 GO ?= go
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults check bench fuzz build gen clean
+.PHONY: help run test test-faults test-kernel check bench fuzz build gen clean
 
 help:
 	@echo 'make run     build, serve ./data with a demo volume, print what to try; Ctrl-C stops'
 	@echo 'make test    go vet and every test, with the race detector'
 	@echo 'make test-faults  the long form of the fault tests: an hour of kills, hangs and cuts'
+	@echo 'make test-kernel  the long form of the kernel tests: half an hour of /dev/nbdX in a guest'
 	@echo 'make check   gofmt, vet, staticcheck, generated code, go.mod: what a commit must pass'
 	@echo 'make bench   compare with nbdkit, qemu-nbd and go-nbd'
 	@echo 'make fuzz    every fuzz target for FUZZTIME ($(FUZZTIME)) each'
@@ -34,6 +35,10 @@ test:
 test-faults:
 	@scripts/deps.sh test
 	@scripts/test-faults.sh
+
+test-kernel:
+	@scripts/deps.sh test
+	@CURVE_KERNEL_LONG=1 scripts/e2e-kernel.sh -t 3600
 
 check:
 	@scripts/deps.sh check

@@ -107,15 +107,25 @@ const (
 
 func (k kernelEnd) send(command uint16, cookie, off uint64, length uint32, data []byte) {
 	k.t.Helper()
+	k.write(k.request(command, cookie, off, length, data))
+}
+
+func (k kernelEnd) write(b []byte) {
+	k.t.Helper()
+	k.nc.SetWriteDeadline(time.Now().Add(patience))
+	if _, err := k.nc.Write(b); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+func (k kernelEnd) request(command uint16, cookie, off uint64, length uint32, data []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, 0x25609513)
 	b = binary.BigEndian.AppendUint16(b, 0)
 	b = binary.BigEndian.AppendUint16(b, command)
 	b = binary.BigEndian.AppendUint64(b, cookie)
 	b = binary.BigEndian.AppendUint64(b, off)
 	b = binary.BigEndian.AppendUint32(b, length)
-	if _, err := k.nc.Write(append(b, data...)); err != nil {
-		k.t.Fatal(err)
-	}
+	return append(b, data...)
 }
 
 // answer takes a simple reply without data, or with length bytes of it.

@@ -45,7 +45,7 @@ if [[ -z $command ]]; then
   names=$(IFS='|'; echo "$*")
   command="CURVE_NBD=$job/curve-nbd ./kernel.test -test.v -test.timeout=${limit}s -test.run='^TestKernel\$/(${names:-.})'"
 fi
-printf '#!/bin/sh\nexport CURVE_IN_KERNEL=1\n%s\n' "$command" >"$job/run"
+printf '#!/bin/sh\nexport CURVE_IN_KERNEL=1 CURVE_KERNEL_LONG=%s\n%s\n' "${CURVE_KERNEL_LONG:-}" "$command" >"$job/run"
 chmod +x "$job/run"
 
 code=0

@@ -21,6 +21,9 @@ func mapCommand() *cli.Command {
 		Description: `Has the gateway attach a volume to the kernel as /dev/nbdN, and prints the
 device, alone on stdout, once it is usable. It stays until unmap: while the
 gateway is down its requests wait, and a gateway that starts again takes it up.
+When no gateway runs on the control socket, one is started in the background, with
+the settings of the environment (CURVE_DATA_DIR, CURVE_MDS, ...) and of the
+configuration file.
 
    DEV=$(curve-nbd map pg-data)
    mkfs.ext4 $DEV && mount $DEV /mnt
@@ -38,6 +41,7 @@ open elsewhere.`,
 				Name: "reattach-timeout", Usage: "fail requests that no gateway has answered for `D`",
 				Value: device.DefaultReattach, DefaultText: "a year",
 			},
+			&cli.BoolFlag{Name: "no-start", Usage: "do not start a gateway when none runs"},
 			&cli.BoolFlag{Name: "no-exclusive", Usage: "allow a volume more than one device"},
 			&cli.StringFlag{Name: "nbds_max", Aliases: []string{"nbds-max"}, Usage: "have the nbd module make `N` devices, if it is not loaded yet"},
 			&cli.StringFlag{Name: "max_part", Aliases: []string{"max-part"}, Usage: "have the nbd module allow `N` partitions, if it is not loaded yet"},
@@ -63,6 +67,11 @@ func mapVolume(ctx *cli.Context) error {
 	}
 	if ctx.Int("connections") < 1 {
 		return usagef("--connections %d: give 1 or more", ctx.Int("connections"))
+	}
+	if !ctx.Bool("no-start") {
+		if err := ensureGateway(ctx); err != nil {
+			return err
+		}
 	}
 	return withGateway(ctx, func(deadline context.Context, gw *control.Client) error {
 		d, err := gw.MapVolume(deadline, control.MapRequest{

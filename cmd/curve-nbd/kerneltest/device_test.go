@@ -138,6 +138,32 @@ func testRefusals(t *testing.T) {
 	g.ok("volume", "rm", "one")
 }
 
+// testMapStartsAGateway: when none runs, map brings one up, and waits until it serves.
+func testMapStartsAGateway(t *testing.T) {
+	g := startGateway(t)
+	g.ok("volume", "create", "alone", "--size", "64M")
+	g.stop(syscall.SIGTERM)
+	g.refused(6, "no gateway answers", "map", "alone", "--no-start")
+	t.Setenv("CURVE_DATA_DIR", filepath.Join(g.dir, "data"))
+	t.Setenv("CURVE_NBD_LISTEN", "unix:"+filepath.Join(g.dir, "nbd.sock"))
+	dev := g.ok("map", "alone")
+	list := g.mapped()
+	if len(list) != 1 || list[0].Device != dev {
+		t.Fatalf("mapped: %+v", list)
+	}
+	g.ok("unmap", dev)
+	// The gateway is no child of ours: it ends by itself.
+	if err := syscall.Kill(list[0].PID, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	g.until("the gateway is gone", func() bool { return g.run("health").code == 6 })
+	t.Setenv("CURVE_DATA_DIR", "/dev/null/nowhere")
+	g.refused(6, "ended with exit code", "map", "alone")
+	os.Unsetenv("CURVE_DATA_DIR")
+	os.Unsetenv("CURVE_NBD_LISTEN")
+	g.start()
+}
+
 func testReadOnly(t *testing.T) {
 	g := startGateway(t)
 	dev := g.device("ro", "64M", "--read-only")

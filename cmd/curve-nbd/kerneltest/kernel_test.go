@@ -29,27 +29,31 @@ func TestKernel(t *testing.T) {
 		return
 	}
 	must(t, "modprobe", "nbd", "nbds_max=4", "max_part=15")
-	for _, c := range []struct {
+	type part struct {
 		name string
 		test func(*testing.T)
-	}{
+	}
+	parts := []part{
 		{"life of an ext4", testExt4},
 		{"xfs", testXFS},
 		{"partitions", testPartitions},
 		{"in use", testInUse},
 		{"clear refusals", testRefusals},
+		{"map starts a gateway", testMapStartsAGateway},
 		{"read-only", testReadOnly},
 		{"gateway killed", testGatewayKilled},
 		{"gateway restarted", testGatewayRestarted},
 		{"gateway replaced", testGatewayReplaced},
 		{"several connections", testSeveralConnections},
-		{"leader chunkserver killed", testLeaderKilled},
-		{"MDS down", testNoMDS},
 		{"force under load", testForceUnderLoad},
 		{"gateway that never comes back", testNoGateway},
 		{"disconnected by another", testDisconnectedByAnother},
 		{"cycles leak nothing", testCycles},
-	} {
+	}
+	if long { // a cluster is slow on one processor
+		parts = append(parts, part{"leader chunkserver killed", testLeaderKilled}, part{"MDS down", testNoMDS})
+	}
+	for _, c := range parts {
 		t.Run(c.name, c.test)
 	}
 }
