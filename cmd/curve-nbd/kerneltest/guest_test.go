@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -237,6 +238,24 @@ func startLoad(t *testing.T, dir string, runtime time.Duration) *load {
 	}
 	go func() { l.done <- l.cmd.Wait() }()
 	return l
+}
+
+// working waits until the load has written to the device for a while.
+func (l *load) working(dev string) {
+	l.t.Helper()
+	written := func() int64 {
+		stat, err := os.ReadFile("/sys/block/" + filepath.Base(dev) + "/stat")
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		n, err := strconv.ParseInt(strings.Fields(string(stat))[4], 10, 64) // writes done
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		return n
+	}
+	begun := written()
+	until(l.t, "the load writes", func() bool { return written() >= begun+100 || len(l.done) > 0 })
 }
 
 // end waits for its end, and returns the longest time that a write took.

@@ -18,7 +18,7 @@ func testGatewayKilled(t *testing.T) {
 	kills := inForm(3, 20)
 	l := startLoad(t, dir, time.Duration(kills)*4*time.Second)
 	for range kills {
-		time.Sleep(time.Second) // the load works in between
+		l.working(dev)
 		g.stop(syscall.SIGKILL)
 		g.start()
 		g.until("the device is attached again", func() bool { m := g.mapped(); return len(m) == 1 && m[0].State == "attached" })
@@ -36,7 +36,7 @@ func testGatewayRestarted(t *testing.T) {
 	restarts := inForm(2, 20)
 	l := startLoad(t, dir, time.Duration(restarts)*4*time.Second)
 	for range restarts {
-		time.Sleep(time.Second)
+		l.working(dev)
 		g.stop(syscall.SIGTERM)
 		g.wantAlive(dev)
 		g.start()
@@ -64,7 +64,7 @@ func testGatewayReplaced(t *testing.T) {
 	upgrades := inForm(3, 20)
 	l := startLoad(t, dir, time.Duration(upgrades)*4*time.Second)
 	for range upgrades {
-		time.Sleep(time.Second)
+		l.working(dev)
 		g.replace()
 		g.until("the device is attached again", func() bool { m := g.mapped(); return len(m) == 1 && m[0].State == "attached" })
 	}
@@ -80,7 +80,7 @@ func testSeveralConnections(t *testing.T) {
 	dev := g.device("wide", "128M", "--connections", "4", "--timeout", "1s")
 	dir := mount(t, "ext4", dev)
 	l := startLoad(t, dir, inForm(5*time.Second, 30*time.Second))
-	time.Sleep(time.Second)
+	l.working(dev)
 	g.stop(syscall.SIGKILL)
 	g.start()
 	g.until("the device is attached again", func() bool { m := g.mapped(); return len(m) == 1 && m[0].State == "attached" })
