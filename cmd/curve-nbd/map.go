@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -17,7 +19,7 @@ func mapCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "map",
 		Usage:     "make a block device of a volume",
-		ArgsUsage: "VOLUME",
+		ArgsUsage: "VOLUME | --all",
 		Description: `Has the gateway attach a volume to the kernel as /dev/nbdN, and prints the
 device, alone on stdout, once it is usable. It stays until unmap: while the
 gateway is down its requests wait, and a gateway that starts again takes it up.
@@ -28,6 +30,8 @@ configuration file.
    DEV=$(curve-nbd map pg-data)
    mkfs.ext4 $DEV && mount $DEV /mnt
    curve-nbd map pg-data --device /dev/nbd3 --connections 4
+   curve-nbd map pg-data --boot   # and note it in the table of what boots
+   curve-nbd map --all            # all of that table, as at boot
 
 Curve's spelling cbd:pool//pg-data_user_ names the volume pg-data. Exit code 5
 when the volume is mapped already, 4 when the device is taken or the volume is
@@ -41,6 +45,9 @@ open elsewhere.`,
 				Name: "reattach-timeout", Usage: "fail requests that no gateway has answered for `D`",
 				Value: device.DefaultReattach, DefaultText: "a year",
 			},
+			&cli.BoolFlag{Name: "boot", Usage: "note the device in the table, for map --all"},
+			&cli.BoolFlag{Name: "all", Usage: "map what the table has and is not mapped yet"},
+			tabFlag(),
 			&cli.BoolFlag{Name: "no-start", Usage: "do not start a gateway when none runs"},
 			&cli.BoolFlag{Name: "no-exclusive", Usage: "allow a volume more than one device"},
 			&cli.StringFlag{Name: "nbds_max", Aliases: []string{"nbds-max"}, Usage: "have the nbd module make `N` devices, if it is not loaded yet"},
@@ -51,7 +58,17 @@ open elsewhere.`,
 	}
 }
 
+func tabFlag() cli.Flag {
+	return &cli.StringFlag{Name: "tab", Usage: "the table of what is mapped at boot is `FILE`", Value: defaultTab, EnvVars: env("tab")}
+}
+
 func mapVolume(ctx *cli.Context) error {
+	if ctx.Bool("all") {
+		if _, err := arguments(ctx); err != nil {
+			return err
+		}
+		return mapAll(ctx)
+	}
 	args, err := arguments(ctx, "VOLUME")
 	if err != nil {
 		return err
@@ -82,9 +99,55 @@ func mapVolume(ctx *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintln(ctx.App.Writer, d.Path)
-		return err
+		if ctx.Bool("boot") {
+			entry := lineOf(d, ctx.Bool("no-exclusive"))
+			err = editTab(ctx.String("tab"), func(t *curvetab) {
+				t.remove(func(e tabLine) bool { return e.device == d.Path })
+				t.lines = append(t.lines, entry)
+			})
+			if err != nil {
+				err = fmt.Errorf("%s is mapped to %s, but will not be at boot: %w", d.Volume, d.Path, err)
+			}
+		}
+		_, printErr := fmt.Fprintln(ctx.App.Writer, d.Path)
+		return errors.Join(err, printErr)
 	})
+}
+
+// mapAll maps the entries of the table, all of them whatever fails.
+func mapAll(ctx *cli.Context) error {
+	t, err := readTab(ctx.String("tab"))
+	if err != nil {
+		return err
+	}
+	entries := t.entries()
+	if len(entries) == 0 {
+		return nil
+	}
+	if !ctx.Bool("no-start") {
+		if err := ensureGateway(ctx); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, withGateway(ctx, func(deadline context.Context, gw *control.Client) error {
+			req, err := e.request()
+			if err != nil {
+				return err
+			}
+			d, err := gw.MapVolume(deadline, req)
+			if exitCode(err) == exitExists { // as it should be
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(ctx.App.Writer, d.Path)
+			return err
+		}))
+	}
+	return errors.Join(errs...)
 }
 
 // volumeName takes a volume's name, or Curve's spelling of it, cbd:POOL//PATH_USER_
@@ -109,15 +172,20 @@ func unmapCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "unmap",
 		Usage:     "take the block device of a volume down",
-		ArgsUsage: "DEVICE|VOLUME",
+		ArgsUsage: "DEVICE|VOLUME | --all",
 		Description: `Writes the kernel's cache of the device back, disconnects it, and returns when
 it is gone. Refused with exit code 4, saying by whom, while it is in use: mounts
 of it or of its partitions, swap, device mapper, md, processes that have it open.
 
    curve-nbd unmap /dev/nbd0
    curve-nbd unmap pg-data
-   curve-nbd unmap --force pg-data   # though in use: what its users do fails`,
+   curve-nbd unmap --force pg-data   # though in use: what its users do fails
+   curve-nbd unmap --all             # as at shutdown: the table of what boots stays
+
+What is unmapped by name leaves the table of what is mapped at boot.`,
 		Flags: append([]cli.Flag{
+			&cli.BoolFlag{Name: "all", Usage: "unmap every device of the gateway"},
+			tabFlag(),
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "disconnect it though it is in use, and lose what is not written back"},
 			&cli.BoolFlag{Name: "missing-ok", Usage: "succeed when there is nothing to unmap"},
 		}, clientFlags()...),
@@ -126,6 +194,12 @@ of it or of its partitions, swap, device mapper, md, processes that have it open
 }
 
 func unmapDevice(ctx *cli.Context) error {
+	if ctx.Bool("all") {
+		if _, err := arguments(ctx); err != nil {
+			return err
+		}
+		return unmapAll(ctx)
+	}
 	args, err := arguments(ctx, "DEVICE|VOLUME")
 	if err != nil {
 		return err
@@ -143,8 +217,40 @@ func unmapDevice(ctx *cli.Context) error {
 			return err
 		}
 		fmt.Fprintf(ctx.App.ErrWriter, "unmapped %s from %s\n", d.Volume, d.Path)
+		if _, err := os.Stat(ctx.String("tab")); err != nil {
+			return nil // nothing is mapped at boot
+		}
+		err = editTab(ctx.String("tab"), func(t *curvetab) {
+			t.remove(func(e tabLine) bool { return e.device == d.Path })
+		})
+		if err != nil {
+			return fmt.Errorf("%s is unmapped, but will be mapped again at boot: %w", d.Volume, err)
+		}
 		return nil
 	})
+}
+
+// unmapAll unmaps every device, whatever fails.
+func unmapAll(ctx *cli.Context) error {
+	var list []control.Device
+	err := withGateway(ctx, func(deadline context.Context, gw *control.Client) (err error) {
+		list, err = gw.Devices(deadline)
+		return err
+	})
+	if exitCode(err) == exitUnreachable && ctx.Bool("missing-ok") {
+		return nil
+	}
+	errs := []error{err}
+	for _, d := range list {
+		errs = append(errs, withGateway(ctx, func(deadline context.Context, gw *control.Client) error {
+			_, err := gw.UnmapDevice(deadline, d.Path, ctx.Bool("force"))
+			if err == nil {
+				fmt.Fprintf(ctx.App.ErrWriter, "unmapped %s from %s\n", d.Volume, d.Path)
+			}
+			return err
+		}))
+	}
+	return errors.Join(errs...)
 }
 
 func listMappedCommand() *cli.Command {

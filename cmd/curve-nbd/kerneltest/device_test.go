@@ -164,6 +164,42 @@ func testMapStartsAGateway(t *testing.T) {
 	g.start()
 }
 
+func testBootTable(t *testing.T) {
+	g := startGateway(t)
+	tab := filepath.Join(g.dir, "curvetab")
+	t.Setenv("CURVE_TAB", tab)
+	one := g.device("one", "64M", "--boot", "--read-only")
+	two := g.device("two", "64M", "--boot")
+	g.device("not-at-boot", "64M")
+	g.ok("unmap", "--all") // the shutdown
+	if n := len(g.mapped()); n != 0 {
+		t.Errorf("%d devices are left by unmap --all", n)
+	}
+	if got := g.ok("map", "--all"); got != one+"\n"+two {
+		t.Errorf("mapped at boot: %q", got)
+	}
+	if got := g.ok("map", "--all"); got != "" {
+		t.Errorf("mapped again: %q", got)
+	}
+	if got := strings.TrimSpace(must(t, "blockdev", "--getro", one)); got != "1" {
+		t.Error("the option was not kept")
+	}
+	g.ok("unmap", "one")
+	text, err := os.ReadFile(tab)
+	if want := "+\t" + two + "\ttwo\tdefaults\n"; err != nil || string(text) != want {
+		t.Errorf("the table is %q, %v; want %q", text, err, want)
+	}
+	// One that fails does not keep the others from being mapped.
+	if err := os.WriteFile(tab, []byte("+ /dev/nbd3 gone defaults\n"+string(text)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	g.ok("unmap", "--all")
+	if o := g.run("map", "--all"); o.code != 3 || strings.TrimSpace(o.out) != two {
+		t.Errorf("with an entry that cannot be mapped: exit code %d, %q, %s", o.code, o.out, o.errors)
+	}
+	g.ok("unmap", "two")
+}
+
 func testReadOnly(t *testing.T) {
 	g := startGateway(t)
 	dev := g.device("ro", "64M", "--read-only")

@@ -40,6 +40,7 @@ func TestKernel(t *testing.T) {
 		{"in use", testInUse},
 		{"clear refusals", testRefusals},
 		{"map starts a gateway", testMapStartsAGateway},
+		{"table of what boots", testBootTable},
 		{"read-only", testReadOnly},
 		{"gateway killed", testGatewayKilled},
 		{"gateway restarted", testGatewayRestarted},
