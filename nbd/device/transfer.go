@@ -34,6 +34,9 @@ func Send(to *net.UnixConn, list []Handed) error {
 		if _, _, err := to.WriteMsgUnix(length, rights, nil); err != nil {
 			return err
 		}
+		if h.Backend == "" {
+			break // whoever has the end of the list may be gone
+		}
 		if _, err := io.WriteString(to, h.Backend); err != nil {
 			return err
 		}

@@ -60,10 +60,13 @@ func startGateway(t *testing.T, backend ...string) *gateway {
 // replace starts another gateway in the place of this one.
 func (g *gateway) replace() {
 	g.t.Helper()
-	old := g.exited
+	old, cmd := g.exited, g.cmd
 	g.start("--replace")
 	select {
 	case <-old:
+		if code := cmd.ProcessState.ExitCode(); code != 0 {
+			g.t.Errorf("the gateway that was replaced ended with exit code %d", code)
+		}
 	case <-time.After(patience):
 		g.t.Fatal("the gateway that was replaced still runs")
 	}
