@@ -19,7 +19,7 @@ func TestBashCompletes(t *testing.T) {
 	for _, c := range []struct {
 		name, words, want string
 	}{
-		{"commands", `curve-nbd ""`, "bench chunkserver cluster completion copyset health leader mds serve status version volume"},
+		{"commands", `curve-nbd ""`, "bench chunkserver cluster completion copyset health leader list-mapped map mds serve status unmap version volume"},
 		{"commands that begin so", `curve-nbd vol`, "volume"},
 		{"subcommands", `curve-nbd volume rec`, "recover recycled"},
 		{"flags", `curve-nbd volume create --stripe`, "--stripe-count --stripe-unit"},
