@@ -4,89 +4,65 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// testGatewayKilled: kill -9 under load, and a new gateway: the file system waits.
-func testGatewayKilled(t *testing.T) {
+// underLoad does something to a gateway again and again while a file system on its
+// device is written and verified, which must notice nothing but a pause. It returns
+// the longest.
+func underLoad(t *testing.T, times int, flags []string, disturb func(g *gateway, dev string)) time.Duration {
+	t.Helper()
 	g := startGateway(t)
-	dev := g.device("crash", "128M", "--timeout", "1s")
+	dev := g.device("disturbed", "128M", flags...)
 	dir := mount(t, "ext4", dev)
-	kills := inForm(3, 20)
-	l := startLoad(t, dir, time.Duration(kills)*4*time.Second)
-	for range kills {
+	l := startLoad(t, dir, time.Duration(times)*4*time.Second)
+	for range times {
 		l.working(dev)
-		g.stop(syscall.SIGKILL)
-		g.start()
+		disturb(g, dev)
 		g.until("the device is attached again", func() bool { m := g.mapped(); return len(m) == 1 && m[0].State == "attached" })
 	}
-	l.end()
+	slowest := l.end()
 	wantSound(t, dir, dev)
 	g.ok("unmap", dev)
+	return slowest
+}
+
+// testGatewayKilled: kill -9 under load, and a new gateway: the file system waits.
+func testGatewayKilled(t *testing.T) {
+	underLoad(t, inForm(3, 20), []string{"--timeout", "1s"}, func(g *gateway, _ string) {
+		g.stop(syscall.SIGKILL)
+		g.start()
+	})
+}
+
+func testSeveralConnections(t *testing.T) {
+	underLoad(t, inForm(1, 10), []string{"--connections", "4", "--timeout", "1s"}, func(g *gateway, _ string) {
+		g.stop(syscall.SIGKILL)
+		g.start()
+	})
 }
 
 // testGatewayRestarted: SIGTERM leaves the device to the next gateway.
 func testGatewayRestarted(t *testing.T) {
-	g := startGateway(t)
-	dev := g.device("restart", "128M", "--timeout", "1s")
-	dir := mount(t, "ext4", dev)
-	restarts := inForm(2, 20)
-	l := startLoad(t, dir, time.Duration(restarts)*4*time.Second)
-	for range restarts {
-		l.working(dev)
+	underLoad(t, inForm(2, 20), []string{"--timeout", "1s"}, func(g *gateway, dev string) {
 		g.stop(syscall.SIGTERM)
-		g.wantAlive(dev)
+		if _, err := os.Stat("/sys/block/" + filepath.Base(dev) + "/pid"); err != nil {
+			t.Fatalf("%s went with its gateway", dev)
+		}
 		g.start()
-		g.until("the device is attached again", func() bool { m := g.mapped(); return len(m) == 1 && m[0].State == "attached" })
-	}
-	l.end()
-	wantSound(t, dir, dev)
-	g.ok("unmap", dev)
-}
-
-// wantAlive checks that a device has outlived its gateway.
-func (g *gateway) wantAlive(dev string) {
-	g.t.Helper()
-	if _, err := os.Stat("/sys/block/" + strings.TrimPrefix(dev, "/dev/") + "/pid"); err != nil {
-		g.t.Fatalf("%s went with its gateway", dev)
-	}
+	})
 }
 
 // testGatewayReplaced: an upgrade hands the live sockets over, so that nothing has to
 // be sent again, and the request timeout does not come in.
 func testGatewayReplaced(t *testing.T) {
-	g := startGateway(t)
-	dev := g.device("upgrade", "128M", "--connections", "2", "--timeout", "30s")
-	dir := mount(t, "ext4", dev)
-	upgrades := inForm(3, 20)
-	l := startLoad(t, dir, time.Duration(upgrades)*4*time.Second)
-	for range upgrades {
-		l.working(dev)
-		g.replace()
-		g.until("the device is attached again", func() bool { m := g.mapped(); return len(m) == 1 && m[0].State == "attached" })
-	}
-	if slowest := l.end(); slowest > 20*time.Second {
+	const timeout = 30 * time.Second
+	slowest := underLoad(t, inForm(3, 20), []string{"--connections", "2", "--timeout", timeout.String()}, func(g *gateway, _ string) { g.replace() })
+	if slowest >= timeout {
 		t.Errorf("a request took %v: it was lost and sent again", slowest)
 	}
-	wantSound(t, dir, dev)
-	g.ok("unmap", dev)
-}
-
-func testSeveralConnections(t *testing.T) {
-	g := startGateway(t)
-	dev := g.device("wide", "128M", "--connections", "4", "--timeout", "1s")
-	dir := mount(t, "ext4", dev)
-	l := startLoad(t, dir, inForm(5*time.Second, 30*time.Second))
-	l.working(dev)
-	g.stop(syscall.SIGKILL)
-	g.start()
-	g.until("the device is attached again", func() bool { m := g.mapped(); return len(m) == 1 && m[0].State == "attached" })
-	l.end()
-	wantSound(t, dir, dev)
-	g.ok("unmap", dev)
 }
 
 func testForceUnderLoad(t *testing.T) {
@@ -122,7 +98,7 @@ func testForceUnderLoad(t *testing.T) {
 		cmd.Process.Kill()
 	}
 	until(t, "the device is gone", func() bool {
-		_, err := os.Stat("/sys/block/" + strings.TrimPrefix(dev, "/dev/") + "/pid")
+		_, err := os.Stat("/sys/block/" + filepath.Base(dev) + "/pid")
 		return err != nil
 	})
 	if n := len(g.mapped()); n != 0 {
@@ -136,10 +112,9 @@ func testNoGateway(t *testing.T) {
 	g := startGateway(t)
 	dev := g.device("lost", "64M", "--timeout", "1s", "--reattach-timeout", "3s")
 	g.stop(syscall.SIGKILL)
-	begun := time.Now()
-	o := execute(t, nil, "dd", "if="+dev, "of=/dev/null", "bs=4k", "count=1", "iflag=direct")
-	if took := time.Since(begun); o.code == 0 {
-		t.Errorf("reading without a gateway: exit code %d after %v", o.code, took)
+	// That it ends at all is what execute sees to.
+	if o := execute(t, nil, "dd", "if="+dev, "of=/dev/null", "bs=4k", "count=1", "iflag=direct"); o.code == 0 {
+		t.Error("reading without a gateway succeeds")
 	}
 	g.start()
 	g.ok("unmap", "--force", "--missing-ok", "lost")
