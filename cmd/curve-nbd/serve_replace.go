@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -22,6 +23,13 @@ const replaceTimeout = 60 * time.Second
 // its successor. Who may use the control socket may use it.
 func replacePath(controlPath string) string { return controlPath + ".replace" }
 
+// replaceRequest is what a successor says: a mere connection, of somebody who looks
+// whether anybody listens, must not stop a gateway.
+const replaceRequest = "replace 1\n"
+
+// requestTimeout bounds how long a successor may take to say it.
+const requestTimeout = 5 * time.Second
+
 // takeOver asks the gateway that runs on a control socket, if one does, to stop, and
 // takes its devices once it has let go of everything else.
 func takeOver(ctx context.Context, controlPath string, log *slog.Logger) ([]device.Handed, error) {
@@ -39,9 +47,12 @@ func takeOver(ctx context.Context, controlPath string, log *slog.Logger) ([]devi
 	defer conn.Close()
 	// The wait ends with ctx.
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })()
+	if _, err := io.WriteString(conn, replaceRequest); err != nil {
+		return nil, fmt.Errorf("ask the running gateway to hand over: %w", err)
+	}
 	handed, err := device.Receive(conn.(*net.UnixConn))
 	if err != nil {
-		return nil, fmt.Errorf("the running gateway did not hand over: %w", err)
+		return nil, fmt.Errorf("the running gateway did not hand over: %w: see its log; if it has ended, start without --replace", err)
 	}
 	log.Info("took over from the gateway that ran", "devices", len(handed))
 	return handed, nil
@@ -59,15 +70,28 @@ type successor struct {
 
 // wait accepts the first that asks.
 func (s *successor) wait(l net.Listener) error {
-	conn, err := l.Accept()
-	if err != nil {
-		return nil // closed: nobody replaces us
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return nil // closed: nobody replaces us
+		}
+		if !asksToReplace(conn) {
+			_ = conn.Close()
+			continue
+		}
+		s.mu.Lock()
+		s.conn = conn.(*net.UnixConn)
+		s.mu.Unlock()
+		close(s.came)
+		return nil
 	}
-	s.mu.Lock()
-	s.conn = conn.(*net.UnixConn)
-	s.mu.Unlock()
-	close(s.came)
-	return nil
+}
+
+func asksToReplace(conn net.Conn) bool {
+	_ = conn.SetReadDeadline(time.Now().Add(requestTimeout))
+	said := make([]byte, len(replaceRequest))
+	_, err := io.ReadFull(conn, said)
+	return err == nil && string(said) == replaceRequest
 }
 
 // asked says that there is one.

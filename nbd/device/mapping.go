@@ -133,7 +133,7 @@ func (m *mapping) connect(ctx context.Context) error {
 	defer s.close()
 	info := h.Info()
 	c := m.config(s)
-	c.Size, c.BlockSize, c.ReadOnly = info.Size, info.BlockSize, m.record.ReadOnly
+	c.Size, c.BlockSize = info.Size, info.BlockSize
 	index, err := m.manager.driver.Connect(c)
 	if err != nil {
 		return err

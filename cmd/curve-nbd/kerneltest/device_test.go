@@ -1,6 +1,7 @@
 package kerneltest
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -42,18 +43,16 @@ func testExt4(t *testing.T) {
 	wantGone(t, dev)
 }
 
+// allocated is the space that a volume takes, in bytes.
 func (g *gateway) allocated(volume string) int64 {
 	g.t.Helper()
-	text := g.ok("volume", "du", volume, "-o", "json")
-	_, text, _ = strings.Cut(text, `"allocated_bytes":`)
-	n, err := strconv.ParseInt(strings.TrimSpace(strings.SplitN(text, "\n", 2)[0]), 10, 64)
-	if err != nil {
-		n, err = strconv.ParseInt(strings.Trim(strings.SplitN(text, "\n", 2)[0], " ,"), 10, 64)
+	var info struct {
+		Allocated *int64 `json:"allocated_bytes"`
 	}
-	if err != nil {
-		g.t.Fatal(err)
+	if err := json.Unmarshal([]byte(g.ok("volume", "info", volume, "-o", "json")), &info); err != nil || info.Allocated == nil {
+		g.t.Fatalf("volume info says no allocated_bytes: %v", err)
 	}
-	return n
+	return *info.Allocated
 }
 
 // wantGone checks that the kernel has let go of a device.

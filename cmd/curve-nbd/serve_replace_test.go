@@ -1,0 +1,46 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"testing"
+
+	"github.com/opencurve/curve-nbd/gateway/control"
+	"github.com/opencurve/curve-nbd/nbd/device"
+)
+
+// Only who asks for it stops a gateway, not who looks whether it is there.
+func TestGatewayIsReplacedByWhoAsks(t *testing.T) {
+	controlPath := filepath.Join(t.TempDir(), "c.sock")
+	if handed, err := takeOver(t.Context(), controlPath, slog.New(slog.DiscardHandler)); handed != nil || err != nil {
+		t.Errorf("with no gateway to replace: %v, %v", handed, err)
+	}
+	l, err := control.ListenUnix(replacePath(controlPath), control.SocketMode)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s := &successor{came: make(chan struct{}), handed: []device.Handed{{Backend: "x"}}}
+	waited := make(chan error, 1)
+	go func() { waited <- s.wait(l) }()
+	for _, says := range []string{"", "GET / HTTP/1.1\r\n"} {
+		conn, err := net.Dial("unix", replacePath(controlPath))
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(conn, says)
+		conn.(*net.UnixConn).CloseWrite()
+		if _, err := conn.Read(make([]byte, 1)); err == nil || s.asked() {
+			t.Errorf("%q was taken for a successor", says)
+		}
+		conn.Close()
+	}
+	sent := make(chan error, 1)
+	go func() { <-s.came; sent <- s.send(t.Context()) }()
+	handed, err := takeOver(t.Context(), controlPath, slog.New(slog.DiscardHandler))
+	if err != nil || len(handed) != 1 || handed[0].Backend != "x" || <-sent != nil || <-waited != nil {
+		t.Errorf("took over %+v, %v", handed, err)
+	}
+}
