@@ -140,7 +140,7 @@ func (c *conn) begin() error {
 func (c *conn) finish() {
 	c.batch.reset()
 	c.writer.close()
-	c.served.report(c.handle)
+	c.served.close(c.handle)
 	if c.siblings != nil {
 		c.siblings.leave(c)
 	}

@@ -18,20 +18,34 @@ import (
 // The client gives a connection up before it sends again. So whoever finds no
 // sibling hung up, after it has read a request, has none with an older copy.
 type Siblings struct {
-	mu    sync.Mutex
+	mu    sync.Mutex // guards all below
 	conns []*conn
+	// hungUp polls all connections at once; nil while there are not several.
+	hungUp *hangUps
 }
 
 func (s *Siblings) join(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conns = append(s.conns, c)
+	if s.hungUp != nil {
+		s.hungUp.add(c)
+	} else if len(s.conns) > 1 {
+		s.hungUp = newHangUps(s.conns)
+	}
 }
 
 // leave is called once nothing of c is under way any more.
 func (s *Siblings) leave(c *conn) {
 	s.mu.Lock()
 	s.conns = slices.DeleteFunc(s.conns, func(x *conn) bool { return x == c })
+	if s.hungUp != nil {
+		s.hungUp.remove(c)
+		if len(s.conns) == 0 {
+			s.hungUp.close()
+			s.hungUp = nil
+		}
+	}
 	s.mu.Unlock()
 	close(c.left)
 }
@@ -42,6 +56,11 @@ func (s *Siblings) leave(c *conn) {
 func (s *Siblings) givenUp(c *conn) (self bool, other *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// There is nowhere to send again what came over an only connection; whoever
+	// joins later waits for it.
+	if len(s.conns) == 1 || s.hungUp.none() && !slices.ContainsFunc(s.conns, (*conn).wasCut) {
+		return false, nil
+	}
 	if c.hung.up(c.in.raw) {
 		return true, nil
 	}
@@ -93,4 +112,61 @@ func (h *hangUp) up(raw syscall.RawConn) bool {
 	}
 	h.yes = false
 	return raw.Control(h.ask) != nil || h.yes
+}
+
+// wasCut says that c was closed on this side.
+func (c *conn) wasCut() bool { return c.ctx.Err() != nil }
+
+// hangUps says in one system call that no connection of many was shut down. Those
+// that were closed on this side it does not know.
+type hangUps struct {
+	fd     int // an epoll instance, -1 if there is none: ask each connection then
+	events [1]unix.EpollEvent
+}
+
+func newHangUps(conns []*conn) *hangUps {
+	h := &hangUps{}
+	var err error
+	if h.fd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		h.fd = -1
+	}
+	for _, c := range conns {
+		h.add(c)
+	}
+	return h
+}
+
+func (h *hangUps) add(c *conn) {
+	if h.fd < 0 {
+		return
+	}
+	// That it is closed already is seen otherwise.
+	_ = c.in.raw.Control(func(fd uintptr) {
+		if unix.EpollCtl(h.fd, unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{Events: unix.EPOLLRDHUP}) != nil {
+			h.close()
+		}
+	})
+}
+
+// remove forgets c, whose socket may live on elsewhere.
+func (h *hangUps) remove(c *conn) {
+	if h.fd < 0 {
+		return
+	}
+	_ = c.in.raw.Control(func(fd uintptr) { _ = unix.EpollCtl(h.fd, unix.EPOLL_CTL_DEL, int(fd), nil) })
+}
+
+func (h *hangUps) none() bool {
+	if h.fd < 0 {
+		return false
+	}
+	n, err := unix.EpollWait(h.fd, h.events[:], 0)
+	return n == 0 && err == nil
+}
+
+func (h *hangUps) close() {
+	if h.fd >= 0 {
+		_ = unix.Close(h.fd)
+		h.fd = -1
+	}
 }

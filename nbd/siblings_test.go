@@ -206,6 +206,7 @@ func TestUnreadRequestsOfAGivenUpConnectionAreDropped(t *testing.T) {
 	held := &heldWrites{hold: 1, came: make(chan struct{}, 4)}
 	tg := serve(t, setup{wrap: func(c backend.Chunks) backend.Chunks { held.Chunks = c; return held }})
 	var siblings nbd.Siblings
+	attachKernel(t, tg, &siblings) // where these could be sent again
 	var ended []<-chan struct{}
 	for range 2 {
 		k, ours := newPair(t)

@@ -29,7 +29,7 @@ var tasks = sync.Pool{New: func() any { return new(task) }}
 
 func (c *conn) newTask(cmd *command, buffer *gateway.Buffer) *task {
 	t := tasks.Get().(*task)
-	t.conn, t.command, t.buffer, t.began = c, *cmd, buffer, time.Now()
+	t.conn, t.command, t.buffer, t.began = c, *cmd, buffer, c.served.arrived()
 	t.stage.Store(taskSubmitting)
 	c.writer.begin()
 	return t
@@ -75,7 +75,11 @@ func (t *task) release() {
 	var tally gateway.Tally
 	tally.Add(op, int64(t.command.Length), t.request.Err)
 	h.Count(&tally)
-	h.Observe(op, time.Since(t.began))
+	ended := t.request.Ended
+	if ended.IsZero() {
+		ended = now()
+	}
+	h.Observe(op, ended.Sub(t.began))
 	t.buffer.Release()
 	t.request.Reset()
 	t.conn, t.buffer, t.extents = nil, nil, nil

@@ -64,6 +64,7 @@ func (c *conn) transmit() error {
 
 // serveBuffered serves the complete commands in the read buffer.
 func (c *conn) serveBuffered() (served int, err error) {
+	c.served.nextRead()
 	for {
 		cmd, complete, err := c.next()
 		if err != nil || !complete {
@@ -160,6 +161,7 @@ func (c *conn) submit(cmd *command, buffer *gateway.Buffer, data []byte) error {
 	r := &t.request
 	r.Op, r.Flags, r.Off, r.Len, r.Data = c.inline.Op, c.inline.Flags, c.inline.Off, c.inline.Len, data
 	r.Paid(&c.inline)
+	r.Arrived = t.began
 	r.Done = t
 	c.handle.Submit(r)
 	if t.stage.CompareAndSwap(taskSubmitting, taskAway) {
@@ -190,8 +192,10 @@ func (c *conn) arena(n int) error {
 	if c.batch.room(n) {
 		return nil
 	}
-	if err := c.send(); err != nil {
-		return err
+	if !c.batch.empty() {
+		if err := c.send(); err != nil {
+			return err
+		}
 	}
 	b, err := c.handle.Buffer(c.ctx, arenaSize)
 	c.batch.arena = b

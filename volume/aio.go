@@ -1,8 +1,6 @@
 package volume
 
 import (
-	"time"
-
 	"github.com/opencurve/curve-nbd/backend"
 )
 
@@ -52,7 +50,9 @@ func (v *Volume) Submit(r *Request) {
 		r.Done.RequestDone(r)
 		return
 	}
-	r.queuedAt = time.Now()
+	if r.Arrived.IsZero() {
+		r.Arrived = now()
+	}
 	v.queued.add(r)
 	if v.throttle != nil && !r.paid && r.Op != backend.OpFlush {
 		v.throttled.push(r)
@@ -78,7 +78,7 @@ func (v *Volume) passThrough(r *Request) bool {
 	r.pending.Store(1)
 	p := &r.first
 	op.Volume, op.Epoch, op.Done = v.id, v.epoch, p
-	*p = piece{op: op, req: r, dispatchedAt: r.queuedAt, sentAt: r.queuedAt}
+	*p = piece{op: op, req: r, dispatchedAt: r.Arrived, sentAt: r.Arrived}
 	if v.router != nil {
 		v.router.submit(p)
 		return true
@@ -121,12 +121,12 @@ func (v *Volume) splitRun() {
 		if batch = v.aio.pop(batch, burst); len(batch) == 0 {
 			return
 		}
-		now := time.Now()
+		begun := now()
 		for _, r := range batch {
-			v.stats.aio.Observe(now.Sub(r.queuedAt).Seconds())
+			v.stats.aio.Observe(begun.Sub(r.Arrived).Seconds())
 			places = v.split(r, places[:0])
 		}
-		v.stats.split.Observe(time.Since(now).Seconds() / float64(len(batch)))
+		v.stats.split.Observe(now().Sub(begun).Seconds() / float64(len(batch)))
 	}
 }
 
@@ -210,7 +210,7 @@ func (v *Volume) placeOp(r *Request, segment *backend.Segment, p place) backend.
 // send counts a piece and puts it into its dispatch worker's queue.
 func (v *Volume) send(r *Request, p *piece, op backend.Op) {
 	op.Volume, op.Epoch, op.Done = v.id, v.epoch, p
-	*p = piece{op: op, req: r, dispatchedAt: time.Now()}
+	*p = piece{op: op, req: r, dispatchedAt: now()}
 	r.pending.Add(1)
 	v.dispatchPiece(p)
 }
@@ -228,14 +228,14 @@ func (v *Volume) dispatchRun(q *queue[*piece]) {
 		if batch = q.pop(batch, 0); len(batch) == 0 {
 			return
 		}
-		now := time.Now()
+		sent := now()
 		for i, p := range batch {
 			batch[i] = nil
 			if p.trip != nil {
 				v.router.resubmit(p.trip)
 				continue
 			}
-			p.sentAt = now
+			p.sentAt = sent
 			if v.router != nil {
 				v.router.submit(p)
 				continue

@@ -48,5 +48,5 @@ func (l *inflight) oldest() (int, time.Duration) {
 	if l.first == nil {
 		return 0, 0
 	}
-	return l.requestCount, time.Since(l.first.queuedAt)
+	return l.requestCount, time.Since(l.first.Arrived)
 }

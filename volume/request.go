@@ -26,6 +26,10 @@ type Request struct {
 	Off, Len int64
 	// Data is the payload to write or the room to read into, Len bytes.
 	Data []byte
+	// Arrived is when the request came, and Ended when it was complete, as far as
+	// that is known: Submit looks at the clock for what has no Arrived, and leaves
+	// Ended zero where nobody had to look.
+	Arrived, Ended time.Time
 	// Done receives the request when it is complete, on any goroutine, exactly
 	// once; it must not block. Not called after a Try that returned true.
 	Done Completer
@@ -50,8 +54,6 @@ type Request struct {
 	first piece
 	// paid says that the throttle has let the request through.
 	paid bool
-	// queuedAt is when the request was submitted.
-	queuedAt time.Time
 	// older and newer link the volume's queued requests (inflight.go).
 	older, newer *Request
 }
@@ -68,7 +70,7 @@ func (r *Request) Reset() {
 	r.failed.Store(nil)
 	r.data.Store(false)
 	r.first = piece{}
-	r.queuedAt = time.Time{}
+	r.Arrived, r.Ended = time.Time{}, time.Time{}
 }
 
 // piece is the part of a request that falls on one chunk.
@@ -85,7 +87,7 @@ type piece struct {
 var pieces = sync.Pool{New: func() any { return new(piece) }}
 
 // OpDone implements backend.Completer.
-func (p *piece) OpDone(op *backend.Op) { p.req.pieceDone(p, time.Now()) }
+func (p *piece) OpDone(op *backend.Op) { p.req.pieceDone(p, now()) }
 
 // pieceDone accounts for one finished piece, and for the request when it was
 // the last of its window.
@@ -97,6 +99,9 @@ func (r *Request) pieceDone(p *piece, now time.Time) {
 		r.data.Store(true)
 	}
 	r.volume.stats.piece(p, now)
+	if p == &r.first && p.op.Len == r.Len {
+		r.Ended = now
+	}
 	if p != &r.first {
 		*p = piece{}
 		pieces.Put(p)
