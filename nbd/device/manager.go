@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -180,7 +181,12 @@ func (m *Manager) Map(ctx context.Context, spec Spec) (Device, error) {
 // backendID is what the kernel shows of a mapping: whose it is, which no other is
 // called, and the volume, from which udev makes the device's name. A volume's name
 // holds neither spaces nor anything else that udev would change.
-func backendID(volume string) string { return "curve-nbd " + rand.Text() + " " + volume }
+func backendID(volume string) string { return backendPrefix + rand.Text() + " " + volume }
+
+const backendPrefix = "curve-nbd "
+
+// IsBackend says whether a device that shows such a Backend is a gateway's.
+func IsBackend(text string) bool { return strings.HasPrefix(text, backendPrefix) }
 
 // announce has udev look at a device again. What the kernel says by itself, it says
 // before the device shows its Backend, or not at all.
