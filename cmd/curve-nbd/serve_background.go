@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -14,38 +17,55 @@ import (
 	"github.com/opencurve/curve-nbd/gateway/control"
 )
 
+const backgroundFlag = "background"
+
 // serveInBackground starts the same command as a process of its own, without
 // --background and with this one's stderr, and returns once that one serves.
 func serveInBackground(ctx *cli.Context) error {
-	program, err := os.Executable()
+	gateway, err := spawnOrphan(withoutBackground(os.Args[1:]))
 	if err != nil {
-		return err
-	}
-	cmd := exec.Command(program, withoutBackground(os.Args[1:])...)
-	cmd.Stderr = os.Stderr
-	cmd.Env = childEnv(os.Environ())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start a gateway: %w", err)
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }() // ends with the child, or with this program
 	ticker := time.NewTicker(gatewayPoll)
 	defer ticker.Stop()
 	for late := time.After(startLimit); ; {
-		if servesAs(ctx.Context, ctx.String("control"), cmd.Process.Pid) {
+		if servesAs(ctx.Context, ctx.String("control"), gateway.PID) {
 			return nil
 		}
+		if !gateway.alive() {
+			return fmt.Errorf("the gateway that was started, pid %d, has ended: see its log above", gateway.PID)
+		}
 		select {
-		case err := <-exited:
-			return fmt.Errorf("the gateway that was started does not serve: %w: see its log above", err)
 		case <-late:
-			return fmt.Errorf("the gateway that was started, pid %d, does not serve after %v: see its log", cmd.Process.Pid, startLimit)
+			return fmt.Errorf("the gateway that was started, pid %d, does not serve after %v: see its log above", gateway.PID, startLimit)
 		case <-ticker.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// spawnOrphan starts this program as a process that is nobody's child. One that is to
+// become the main process of a systemd service must be systemd's: that of another
+// process it kills without waiting for its end, and hardly notices when it dies.
+func spawnOrphan(args []string) (processID, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return processID{}, err
+	}
+	// The shell ends at once, and leaves its child behind.
+	cmd := exec.Command("/bin/sh", append([]string{"-c", `"$@" >/dev/null & echo $!`, "sh", program}, args...)...)
+	cmd.Stderr, cmd.Env = os.Stderr, childEnv(os.Environ())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	said, err := cmd.Output()
+	if err != nil {
+		return processID{}, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(said)))
+	if err != nil {
+		return processID{}, err
+	}
+	return identify(pid)
 }
 
 // servesAs says that the process serves on a control socket.
@@ -75,13 +95,34 @@ func withoutBackground(words []string) (rest []string) {
 	return rest
 }
 
-const backgroundFlag = "background"
+const watchdogVariable = "WATCHDOG_USEC="
 
-// childEnv is an environment whose watchdog, meant for this process, is the child's.
-func childEnv(env []string) (kept []string) {
+// childEnv is an environment for a gateway that may become a service's main process.
+// systemd tells only the main process of the watchdog, and says to which others it
+// gives the pid of that one.
+func childEnv(env []string) []string {
+	var kept []string
+	watched := false
+	main := ""
 	for _, v := range env {
-		if !strings.HasPrefix(v, "WATCHDOG_PID=") {
+		watched = watched || strings.HasPrefix(v, watchdogVariable)
+		if pid, ok := strings.CutPrefix(v, "MAINPID="); ok {
+			main = pid
+		}
+		if !strings.HasPrefix(v, "WATCHDOG_PID=") { // meant for this process
 			kept = append(kept, v)
+		}
+	}
+	if watched || main == "" {
+		return kept
+	}
+	theirs, err := os.ReadFile(filepath.Join("/proc", main, "environ"))
+	if err != nil {
+		return kept // it is gone: there is no service to go on with
+	}
+	for _, v := range bytes.Split(theirs, []byte{0}) {
+		if bytes.HasPrefix(v, []byte(watchdogVariable)) {
+			kept = append(kept, string(v))
 		}
 	}
 	return kept

@@ -17,6 +17,8 @@ const (
 	// startLimit is how long a gateway that takes over counts as well though it does
 	// not answer yet: the one before it may take its time to drain.
 	startLimit = replaceTimeout + gatewayStart
+	// orphanLimit is far more than it takes a shell to end.
+	orphanLimit = time.Second
 	// beatsPerTimeout is how often systemd hears from us in the time after which it
 	// would think us dead: a check may take as long as the wait for it.
 	beatsPerTimeout = 4
@@ -32,12 +34,24 @@ func notifySystemd(log *slog.Logger, state string) {
 // becomeMain has systemd take this process for the service's, before the gateway that
 // is replaced ends: otherwise the service would end with it.
 func (s *server) becomeMain() {
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return
+	}
+	awaitOrphaned()
 	notifySystemd(s.log, fmt.Sprintf("MAINPID=%d", os.Getpid()))
 	starting, cancel := context.WithTimeout(s.starting, startLimit)
 	go func() {
 		defer cancel()
 		s.beat(starting, func(context.Context) error { return nil })
 	}()
+}
+
+// awaitOrphaned waits a moment until the process that has started this one is gone: see
+// spawnOrphan. Where the first process is no service manager it makes no difference.
+func awaitOrphaned() {
+	for end := time.Now().Add(orphanLimit); os.Getppid() != 1 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // beat tells systemd's watchdog that this process is well, for as long as check says

@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -77,6 +80,38 @@ func TestBackgroundFlagIsTakenOut(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := withoutBackground(c.given); !slices.Equal(got, c.got) {
+				t.Errorf("%q, want %q", got, c.got)
+			}
+		})
+	}
+}
+
+func TestChildIsWatchedAsItsPredecessorWas(t *testing.T) {
+	watched := exec.Command("sleep", "1000")
+	watched.Env = []string{"WATCHDOG_USEC=7000000", "WATCHDOG_PID=1"}
+	if err := watched.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { watched.Process.Kill(); watched.Wait() }()
+	main := fmt.Sprintf("MAINPID=%d", watched.Process.Pid)
+	for { // it has an environment only some time after its start
+		if theirs, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", watched.Process.Pid)); err != nil {
+			t.Fatal(err)
+		} else if len(theirs) > 0 {
+			break
+		}
+	}
+	for _, c := range []struct {
+		name       string
+		given, got []string
+	}{
+		{"no service", []string{"A=b"}, []string{"A=b"}},
+		{"another's watchdog", []string{"WATCHDOG_PID=12", "WATCHDOG_USEC=5"}, []string{"WATCHDOG_USEC=5"}},
+		{"the main process's", []string{"A=b", main}, []string{"A=b", main, "WATCHDOG_USEC=7000000"}},
+		{"a main process that is gone", []string{"MAINPID=999999999"}, []string{"MAINPID=999999999"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := childEnv(c.given); !slices.Equal(got, c.got) {
 				t.Errorf("%q, want %q", got, c.got)
 			}
 		})

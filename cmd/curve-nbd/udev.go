@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,7 +42,7 @@ func awaitUdev(ctx context.Context, link string) bool {
 		return false
 	}
 	args := []string{"settle", fmt.Sprintf("--timeout=%d", int(udevPatience.Seconds()))}
-	if link != "" {
+	if _, err := os.Lstat(link); errors.Is(err, fs.ErrNotExist) && link != "" { // else it may be another's
 		args = append(args, "--exit-if-exists="+link)
 	}
 	return exec.CommandContext(ctx, "udevadm", args...).Run() == nil
