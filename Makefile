@@ -19,7 +19,7 @@ help:
 	@echo 'make fuzz    every fuzz target for FUZZTIME ($(FUZZTIME)) each'
 	@echo 'make build   bin/curve-nbd'
 	@echo 'make deb     bin/curve-nbd_VERSION_ARCH.deb'
-	@echo 'make install into PREFIX ($(PREFIX)), with systemd units and udev rule'
+	@echo 'make install below PREFIX ($(PREFIX)), with systemd units and udev rule'
 	@echo 'make gen     regenerate code from .proto files'
 	@echo 'make clean   remove what was built (not ./data)'
 
@@ -48,6 +48,7 @@ test-faults:
 test-kernel:
 	@scripts/deps.sh test
 	@CURVE_KERNEL_LONG=1 scripts/e2e-kernel.sh -t 3600
+	@CURVE_KERNEL_LONG=1 $(GO) test -count=1 -v -timeout 30m -run '^TestSystemd$$' ./cmd/curve-nbd/kerneltest
 
 check:
 	@scripts/deps.sh check

@@ -4,7 +4,7 @@
 #   scripts/deb.sh [DIRECTORY]      # bin
 #
 # VERSION overrides what git says, COMPRESSION what dpkg-deb takes (xz), MAINTAINER who
-# answers for the package.
+# answers for the package. BINARY is packed rather than built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-bin}
@@ -24,8 +24,9 @@ trap 'rm -rf "$work"' EXIT
 root=$work/root doc=$work/root/usr/share/doc/curve-nbd
 umask 022
 
-CGO_ENABLED=0 GOARCH=$(go env GOHOSTARCH) go build -trimpath -ldflags='-s -w' -o "$work/curve-nbd" ./cmd/curve-nbd
-DESTDIR=$root scripts/install.sh --prefix /usr "$work/curve-nbd"
+binary=${BINARY:-$work/curve-nbd}
+[[ -n ${BINARY:-} ]] || CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o "$binary" ./cmd/curve-nbd
+DESTDIR=$root scripts/install.sh --prefix /usr "$binary"
 # The table of what boots is the program's to change, so it is no configuration file of
 # dpkg's, which would ask about it: the package makes it when it is not there.
 install -D -m 0644 -t "$root/usr/share/curve-nbd" "$root/etc/curve/curvetab"

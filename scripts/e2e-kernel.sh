@@ -42,22 +42,18 @@ trap 'exit 143' TERM INT HUP
 gcc -O2 -shared -fPIC -o "$job/ptrace-pad.so" scripts/kernel/ptrace-pad.c || failed "cannot compile scripts/kernel/ptrace-pad.c"
 cp scripts/kernel/{init,init-systemd} "$job"
 chmod +x "$job/init"
-boots=('') disk=()
+CGO_ENABLED=0 go build -o "$job/curve-nbd" ./cmd/curve-nbd
+boots=('') disk=() suite=TestKernel program=$job/curve-nbd
 if [[ -n $systemd ]]; then
   [[ -x /lib/systemd/systemd && -x /bin/udevadm ]] || failed "systemd or udev is missing: scripts/deps.sh test installs it"
-  COMPRESSION=none scripts/deb.sh "$job" >/dev/null
+  BINARY=$job/curve-nbd COMPRESSION=none scripts/deb.sh "$job" >/dev/null
   truncate -s 1G "$job/disk"
   mkfs.ext4 -q "$job/disk"
-  boots=(boot=1 boot=2) disk=("ubd0=$job/disk") suite=TestSystemd
-else
-  CGO_ENABLED=0 go build -o "$job/curve-nbd" ./cmd/curve-nbd
-  suite=TestKernel
+  boots=(boot=1 boot=2) disk=("ubd0=$job/disk") suite=TestSystemd program=curve-nbd # the package's
 fi
 if [[ -z $command ]]; then
   CGO_ENABLED=0 go test -c -o "$job/kernel.test" ./cmd/curve-nbd/kerneltest
   names=$(IFS='|'; echo "$*")
-  program=$job/curve-nbd
-  [[ -z $systemd ]] || program=curve-nbd # the package's
   command="CURVE_NBD=$program ./kernel.test -test.v -test.timeout=${limit}s -test.run='^$suite\$/(${names:-.})'"
 fi
 printf '#!/bin/sh\nexport CURVE_IN_KERNEL=1 CURVE_KERNEL_LONG=%s\n%s\n' "${CURVE_KERNEL_LONG:-}" "$command" >"$job/run"

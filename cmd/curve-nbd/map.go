@@ -155,7 +155,7 @@ What is unmapped by name leaves the table of what is mapped at boot.`,
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "all", Usage: "unmap every device of the gateway"},
 			tabFlag(),
-			&cli.BoolFlag{Name: "unmount", Usage: "unmount the file systems on it first"},
+			&cli.BoolFlag{Name: "unmount", Usage: "unmount the file systems on it first, and wait for who uses them"},
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "disconnect it though it is in use, and lose what is not written back"},
 			&cli.BoolFlag{Name: "missing-ok", Usage: "succeed when there is nothing to unmap"},
 		}, clientFlags()...),

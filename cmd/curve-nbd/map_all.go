@@ -165,13 +165,18 @@ func unmountTarget(ctx context.Context, gw *control.Client, target string) error
 	return nil
 }
 
+// unmountPause is between attempts to unmount what is in use.
+const unmountPause = 200 * time.Millisecond
+
 // unmountDevice unmounts what is mounted of a device and of its partitions, with what
-// is mounted below. Who still has files open there makes it fail.
+// is mounted below. It waits for who still uses it, as services do that end at the same
+// shutdown.
 func unmountDevice(ctx context.Context, path string) error {
 	index, err := kernel.ParseDevice(path)
 	if err != nil {
 		return err
 	}
+	var refused error
 	for {
 		mounted, err := kernel.System{}.Mounted(index)
 		if err != nil || len(mounted) == 0 {
@@ -179,8 +184,16 @@ func unmountDevice(ctx context.Context, path string) error {
 		}
 		// Unmounting one may unmount others.
 		said, err := exec.CommandContext(ctx, "umount", "--all-targets", "--recursive", mounted[0]).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("unmount %s: %w: %s", mounted[0], err, strings.TrimSpace(string(said)))
+		if err == nil {
+			continue
+		}
+		if ctx.Err() == nil || refused == nil {
+			refused = fmt.Errorf("unmount %s: %w: %s", mounted[0], err, strings.TrimSpace(string(said)))
+		}
+		select {
+		case <-time.After(unmountPause):
+		case <-ctx.Done():
+			return refused
 		}
 	}
 }
