@@ -181,3 +181,23 @@ func TestSystemdFollowsAReplacement(t *testing.T) {
 		return os.IsNotExist(err)
 	})
 }
+
+// TestMapAllWaitsForItsGateway: at boot the gateway may come later. Whether this machine
+// can map anything is another matter.
+func TestMapAllWaitsForItsGateway(t *testing.T) {
+	dir := socketDir(t)
+	tab, control := filepath.Join(dir, "tab"), "unix:"+filepath.Join(dir, "control.sock")
+	if err := os.WriteFile(tab, []byte("+ /dev/nbd0 nothing-here defaults\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"map", "--all", "--no-start", "--tab", tab, "--control", control}
+	const noGateway = "no gateway answers"
+	if o := cli(t, nil, args...); o.code != 6 || !strings.Contains(o.stderr, noGateway) {
+		t.Errorf("without --retry: exit code %d: %s", o.code, o.stderr)
+	}
+	waits := launch(t, nil, append(args, "--retry", "60s")...)
+	serveAt(t, control, nil, "--memory", "--nbd-listen", "tcp:127.0.0.1:0")
+	if code := waits.wait(); code == 0 || code == 6 || strings.Contains(waits.said(), noGateway) {
+		t.Errorf("with --retry: exit code %d: %s", code, waits.said())
+	}
+}

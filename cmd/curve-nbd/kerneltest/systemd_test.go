@@ -136,8 +136,7 @@ func testNames(t *testing.T) {
 	wantLink(t, "team/db.1-logs_x-part1", nested+"p1")
 	wantLink(t, "team/db.1-logs_x-part2", nested+"p2")
 	// A volume's own name comes first.
-	g.device("team/db.1-logs_x-part2", "64M")
-	wantLink(t, "team/db.1-logs_x-part2", "/dev/nbd2")
+	wantLink(t, "team/db.1-logs_x-part2", g.device("team/db.1-logs_x-part2", "64M"))
 	g.ok("unmap", "team/db.1-logs_x-part2")
 	wantLink(t, "team/db.1-logs_x-part2", nested+"p2")
 
@@ -337,6 +336,7 @@ func testAfterBoot(t *testing.T) {
 		t.Fatalf("mapped at boot: %+v", list)
 	}
 	wantLink(t, "boots", list[0].Device)
+	must(t, "mountpoint", "-q", "/srv/boots")
 	g.ok("map", "by-hand")
 	must(t, "mount", "/dev/curve/by-hand", "/srv/by-hand")
 	for _, volume := range []string{"boots", "by-hand"} {
