@@ -4,9 +4,10 @@
 FUZZTIME ?= 30s
 TEST_TIMEOUT ?= 10m
 GO ?= go
+PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults test-kernel check bench fuzz build gen clean
+.PHONY: help run test test-faults test-kernel check bench fuzz build deb install gen clean
 
 help:
 	@echo 'make run     build, serve ./data with a demo volume, print what to try; Ctrl-C stops'
@@ -17,11 +18,19 @@ help:
 	@echo 'make bench   compare with nbdkit, qemu-nbd and go-nbd'
 	@echo 'make fuzz    every fuzz target for FUZZTIME ($(FUZZTIME)) each'
 	@echo 'make build   bin/curve-nbd'
+	@echo 'make deb     bin/curve-nbd_VERSION_ARCH.deb'
+	@echo 'make install below PREFIX ($(PREFIX)), with systemd units and udev rule'
 	@echo 'make gen     regenerate code from .proto files'
 	@echo 'make clean   remove what was built (not ./data)'
 
 build:
 	$(GO) build -o bin/ ./cmd/curve-nbd
+
+deb:
+	@scripts/deb.sh bin
+
+install: build
+	@scripts/install.sh --prefix '$(PREFIX)'
 
 run:
 	@scripts/deps.sh run
@@ -39,6 +48,7 @@ test-faults:
 test-kernel:
 	@scripts/deps.sh test
 	@CURVE_KERNEL_LONG=1 scripts/e2e-kernel.sh -t 3600
+	@CURVE_KERNEL_LONG=1 $(GO) test -count=1 -v -timeout 30m -run '^TestSystemd$$' ./cmd/curve-nbd/kerneltest
 
 check:
 	@scripts/deps.sh check

@@ -23,11 +23,19 @@ formatted() {
   [[ -z $bad ]] || { echo "run gofmt -w on:"; echo "$bad"; return 1; }
 }
 
+parsed() { # bash -n looks at one file only
+  local script bad=0
+  for script in scripts/*.sh scripts/debian/p* scripts/kernel/init* .ci/run; do
+    bash -n "$script" || bad=1
+  done
+  return $bad
+}
+
 step "gofmt" formatted
 step "go vet" go vet ./...
 step "staticcheck" go tool staticcheck ./...
 step "import directions and layout" go test -count=1 -run '^TestLayout' ./cmd/curve-nbd
 step "generated code is up to date" scripts/gen.sh --check
 step "go.mod is tidy" go mod tidy -diff
-step "scripts parse" bash -n scripts/*.sh .ci/run
+step "scripts parse" parsed
 exit "$failed"

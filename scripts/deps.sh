@@ -26,6 +26,8 @@ needs_test=(
   busybox:busybox-static
   modprobe:kmod
   ip:iproute2
+  @/lib/systemd/systemd:systemd
+  udevadm:udev
   mkfs.xfs:xfsprogs
   sfdisk:fdisk
 )

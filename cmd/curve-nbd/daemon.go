@@ -38,6 +38,9 @@ type server struct {
 
 	// starting ends at a signal that comes before the start is over.
 	starting context.Context
+
+	// alive says, while it serves, that it is well, or why not.
+	alive func(context.Context) error
 }
 
 // runServer starts a server, says where it listens, waits for a signal, and stops
@@ -67,17 +70,30 @@ func runServer(ctx *cli.Context, start func(*server) error) (err error) {
 	}
 	s.ready.set(true)
 	notifySystemd(log, daemon.SdNotifyReady)
-	defer notifySystemd(log, daemon.SdNotifyStopping)
+	return s.wait(signals)
+}
+
+// wait returns when the server is to stop.
+func (s *server) wait(signals *stopSignals) error {
+	well, cancel := context.WithCancel(s.ctx.Context)
+	var beating sync.WaitGroup
+	beating.Go(func() { s.beat(well, s.alive) })
+	defer beating.Wait()
+	defer cancel()
 	select {
-	case signal := <-signals.first:
-		log.Info("stopping", "signal", signal.String())
-		return nil
 	case <-s.replaced:
-		log.Info("stopping: another gateway takes over")
+		// The service does not stop, only this process does.
+		s.log.Info("stopping: another gateway takes over")
+		return nil
+	case signal := <-signals.first:
+		s.log.Info("stopping", "signal", signal.String())
+		notifySystemd(s.log, daemon.SdNotifyStopping)
 		return nil
 	case err := <-s.failed:
+		notifySystemd(s.log, daemon.SdNotifyStopping)
 		return err
-	case <-ctx.Done():
+	case <-s.ctx.Done():
+		notifySystemd(s.log, daemon.SdNotifyStopping)
 		return nil
 	}
 }
@@ -175,13 +191,6 @@ func raiseFileLimit(log *slog.Logger) {
 	limit.Cur = limit.Max
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		log.Warn("the limit of open files stays low", "error", err)
-	}
-}
-
-// notifySystemd tells the service manager, if one asked to be told.
-func notifySystemd(log *slog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("systemd was not told", "state", state, "error", err)
 	}
 }
 

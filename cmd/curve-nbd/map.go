@@ -21,8 +21,10 @@ func mapCommand() *cli.Command {
 		Usage:     "make a block device of a volume",
 		ArgsUsage: "VOLUME | --all",
 		Description: `Has the gateway attach a volume to the kernel as /dev/nbdN, and prints the
-device, alone on stdout, once it is usable. It stays until unmap: while the
-gateway is down its requests wait, and a gateway that starts again takes it up.
+device, alone on stdout, once it is usable. Where udev has the rule that comes with
+curve-nbd, /dev/curve/VOLUME is another name of it, and /dev/curve/VOLUME-part1 of
+its first partition. It stays until unmap: while the gateway is down its requests
+wait, and a gateway that starts again takes it up.
 When no gateway runs on the control socket, one is started in the background, with
 the settings of the environment (CURVE_DATA_DIR, CURVE_MDS, ...) and of the
 configuration file.
@@ -47,6 +49,7 @@ open elsewhere.`,
 			},
 			&cli.BoolFlag{Name: "boot", Usage: "note the device in the table, for map --all"},
 			&cli.BoolFlag{Name: "all", Usage: "map what the table has and is not mapped yet"},
+			&cli.DurationFlag{Name: "retry", Usage: "with --all, go on for `D` with what may work a moment later", DefaultText: "0"},
 			tabFlag(),
 			&cli.BoolFlag{Name: "no-start", Usage: "do not start a gateway when none runs"},
 			&cli.BoolFlag{Name: "no-exclusive", Usage: "allow a volume more than one device"},
@@ -109,45 +112,10 @@ func mapVolume(ctx *cli.Context) error {
 				err = fmt.Errorf("%s is mapped to %s, but will not be at boot: %w", d.Volume, d.Path, err)
 			}
 		}
+		awaitUdev(deadline, deviceLink(d.Volume))
 		_, printErr := fmt.Fprintln(ctx.App.Writer, d.Path)
 		return errors.Join(err, printErr)
 	})
-}
-
-// mapAll maps the entries of the table, all of them whatever fails.
-func mapAll(ctx *cli.Context) error {
-	t, err := readTab(ctx.String("tab"))
-	if err != nil {
-		return err
-	}
-	entries := t.entries()
-	if len(entries) == 0 {
-		return nil
-	}
-	if !ctx.Bool("no-start") {
-		if err := ensureGateway(ctx); err != nil {
-			return err
-		}
-	}
-	var errs []error
-	for _, e := range entries {
-		errs = append(errs, withGateway(ctx, func(deadline context.Context, gw *control.Client) error {
-			req, err := e.request()
-			if err != nil {
-				return err
-			}
-			d, err := gw.MapVolume(deadline, req)
-			if exitCode(err) == exitExists { // as it should be
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(ctx.App.Writer, d.Path)
-			return err
-		}))
-	}
-	return errors.Join(errs...)
 }
 
 // volumeName takes a volume's name, or Curve's spelling of it, cbd:POOL//PATH_USER_
@@ -180,12 +148,14 @@ of it or of its partitions, swap, device mapper, md, processes that have it open
    curve-nbd unmap /dev/nbd0
    curve-nbd unmap pg-data
    curve-nbd unmap --force pg-data   # though in use: what its users do fails
+   curve-nbd unmap --unmount pg-data # after umount, wherever it is mounted
    curve-nbd unmap --all             # as at shutdown: the table of what boots stays
 
 What is unmapped by name leaves the table of what is mapped at boot.`,
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "all", Usage: "unmap every device of the gateway"},
 			tabFlag(),
+			&cli.BoolFlag{Name: "unmount", Usage: "unmount the file systems on it first, and wait for who uses them"},
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "disconnect it though it is in use, and lose what is not written back"},
 			&cli.BoolFlag{Name: "missing-ok", Usage: "succeed when there is nothing to unmap"},
 		}, clientFlags()...),
@@ -204,12 +174,17 @@ func unmapDevice(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	target, err := volumeName(args[0])
+	target, err := volumeName(deviceOf(args[0]))
 	if err != nil {
 		return err
 	}
 	return withGateway(ctx, func(deadline context.Context, gw *control.Client) error {
-		d, err := gw.UnmapDevice(deadline, target, ctx.Bool("force"))
+		if ctx.Bool("unmount") {
+			if err := unmountTarget(deadline, gw, target); err != nil {
+				return err
+			}
+		}
+		d, err := unmapIdle(deadline, gw, target, ctx.Bool("force"))
 		if exitCode(err) == exitNotFound && ctx.Bool("missing-ok") {
 			return nil
 		}
@@ -228,29 +203,6 @@ func unmapDevice(ctx *cli.Context) error {
 		}
 		return nil
 	})
-}
-
-// unmapAll unmaps every device, whatever fails.
-func unmapAll(ctx *cli.Context) error {
-	var list []control.Device
-	err := withGateway(ctx, func(deadline context.Context, gw *control.Client) (err error) {
-		list, err = gw.Devices(deadline)
-		return err
-	})
-	if exitCode(err) == exitUnreachable && ctx.Bool("missing-ok") {
-		return nil
-	}
-	errs := []error{err}
-	for _, d := range list {
-		errs = append(errs, withGateway(ctx, func(deadline context.Context, gw *control.Client) error {
-			_, err := gw.UnmapDevice(deadline, d.Path, ctx.Bool("force"))
-			if err == nil {
-				fmt.Fprintf(ctx.App.ErrWriter, "unmapped %s from %s\n", d.Volume, d.Path)
-			}
-			return err
-		}))
-	}
-	return errors.Join(errs...)
 }
 
 func listMappedCommand() *cli.Command {

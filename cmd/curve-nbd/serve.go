@@ -40,6 +40,10 @@ their users notice a pause of some milliseconds.
 
    curve-nbd serve --data-dir /var/lib/curve-nbd --replace
 
+Under systemd (curve-nbd.service comes with the package) that is systemctl reload.
+It is told when the gateway serves and when it stops, which process is the
+gateway's after --replace, and, if its watchdog asks, that the gateway answers.
+
 A listen address with port 0 picks a free port; the lines "listening ..." on
 stderr say which. HTTP has /metrics (Prometheus), /healthz, /readyz and
 /debug/pprof.
@@ -50,6 +54,9 @@ every volume. Keep to unix sockets and 127.0.0.1, or a network you trust.`,
 		Action: func(ctx *cli.Context) error {
 			if _, err := arguments(ctx); err != nil {
 				return err
+			}
+			if ctx.Bool(backgroundFlag) {
+				return serveInBackground(ctx)
 			}
 			return serve(ctx)
 		},
@@ -81,6 +88,7 @@ func serveFlags() []cli.Flag {
 		&cli.StringFlag{Name: "http-listen", Usage: "serve metrics and health on `HOST:PORT`", DefaultText: "off", EnvVars: env("http-listen")},
 		controlFlag("listen for the other commands on `ADDR`"),
 		&cli.BoolFlag{Name: "replace", Usage: "take over from the gateway that runs on the control socket, if one does"},
+		&cli.BoolFlag{Name: backgroundFlag, Usage: "return once the gateway serves, as a process of its own"},
 		&cli.BoolFlag{Name: "read-only", Usage: "refuse every write", EnvVars: env("read-only")},
 		&cli.IntFlag{
 			Name: "max-connections", Usage: "at most `N` NBD clients",
@@ -126,8 +134,10 @@ func serve(ctx *cli.Context) error {
 		if err != nil {
 			return err
 		}
+		s.alive = func(ctx context.Context) error { return answers(ctx, "unix:"+opts.controlOn) }
 		fronts := &frontEnds{server: s, opts: opts, successor: &successor{came: s.replaced}}
 		if ctx.Bool("replace") {
+			s.becomeMain()
 			if fronts.handed, err = takeOver(s.starting, opts.controlOn, s.log); err != nil {
 				return err
 			}

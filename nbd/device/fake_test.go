@@ -29,6 +29,8 @@ type fakeKernel struct {
 	wrongSize bool
 	users     []string
 	claimed   bool
+	// announced is what udev last saw of each device: its Backend, "" for none.
+	announced map[int]string
 }
 
 type fakeDevice struct {
@@ -37,7 +39,9 @@ type fakeDevice struct {
 	size    int64
 }
 
-func newFakeKernel() *fakeKernel { return &fakeKernel{devices: make(map[int]*fakeDevice)} }
+func newFakeKernel() *fakeKernel {
+	return &fakeKernel{devices: make(map[int]*fakeDevice), announced: make(map[int]string)}
+}
 
 func takeSocket(f *os.File) net.Conn {
 	c, err := net.FileConn(f)
@@ -144,6 +148,23 @@ func (k *fakeKernel) Flush(context.Context, int) (func(), error) {
 		return nil, backend.ErrBusy
 	}
 	return func() {}, nil
+}
+
+func (k *fakeKernel) Announce(index int) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.announced[index] = ""
+	if d := k.devices[index]; d != nil {
+		k.announced[index] = d.config.Backend
+	}
+	return nil
+}
+
+// seen is what udev last saw of a device.
+func (k *fakeKernel) seen(index int) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.announced[index]
 }
 
 // breakSocket breaks one connection of a device.

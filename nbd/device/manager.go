@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,6 +51,7 @@ type System interface {
 	Devices() ([]int, error)
 	Users(index int) ([]string, error)
 	Flush(ctx context.Context, index int) (release func(), err error)
+	Announce(index int) error
 }
 
 // Options of New.
@@ -152,7 +154,7 @@ func (m *Manager) Map(ctx context.Context, spec Spec) (Device, error) {
 		return Device{}, err
 	}
 	d := newMapping(m, record{
-		Index: spec.Index, Volume: info.Name, Backend: "curve-nbd " + rand.Text(), ReadOnly: spec.ReadOnly || info.ReadOnly,
+		Index: spec.Index, Volume: info.Name, Backend: backendID(info.Name), ReadOnly: spec.ReadOnly || info.ReadOnly,
 		Connections: spec.Connections, Timeout: spec.Timeout, Reattach: spec.Reattach, Since: time.Now().UTC().Truncate(time.Second),
 	}, StateConnecting)
 	if err := m.add(d, spec.Shared); err != nil {
@@ -165,6 +167,7 @@ func (m *Manager) Map(ctx context.Context, spec Spec) (Device, error) {
 		return Device{}, fmt.Errorf("map %s: %w", info.Name, err)
 	}
 	d.set(StateAttached, nil)
+	m.announce(d)
 	// Were the number not written down, a gateway that starts again would look for
 	// the mapping by its Backend.
 	if err := m.save(); err != nil {
@@ -173,6 +176,24 @@ func (m *Manager) Map(ctx context.Context, spec Spec) (Device, error) {
 	go d.keep()
 	m.log.Info("device attached", "device", d.path(), "volume", info.Name, "connections", spec.Connections)
 	return d.device(), nil
+}
+
+// backendID is what the kernel shows of a mapping: whose it is, which no other is
+// called, and the volume, from which udev makes the device's name. A volume's name
+// holds neither spaces nor anything else that udev would change.
+func backendID(volume string) string { return backendPrefix + rand.Text() + " " + volume }
+
+const backendPrefix = "curve-nbd "
+
+// IsBackend says whether a device that shows such a Backend is a gateway's.
+func IsBackend(text string) bool { return strings.HasPrefix(text, backendPrefix) }
+
+// announce has udev look at a device again. What the kernel says by itself, it says
+// before the device shows its Backend, or not at all.
+func (m *Manager) announce(d *mapping) {
+	if err := m.system.Announce(d.record.Index); err != nil {
+		m.log.Warn("udev may not know what the device is now", "device", d.path(), "error", err)
+	}
 }
 
 // add takes a mapping in, and writes it down before anything is done.

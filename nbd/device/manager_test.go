@@ -22,6 +22,9 @@ func TestMappedDeviceWorksUntilItIsUnmapped(t *testing.T) {
 	if !r.kernel.working(0) {
 		t.Error("the device does not answer")
 	}
+	if seen := strings.Fields(r.kernel.seen(0)); len(seen) != 3 || seen[0] != "curve-nbd" || seen[2] != "a" {
+		t.Errorf("udev saw %q, in which it finds no volume", seen)
+	}
 	second := r.mapped(spec("b"))
 	if list := r.Devices(); len(list) != 2 || list[1].Path != second.Path {
 		t.Errorf("devices: %+v", list)
@@ -34,6 +37,9 @@ func TestMappedDeviceWorksUntilItIsUnmapped(t *testing.T) {
 	r.until("nothing is mapped", func() bool { return len(r.Devices()) == 0 })
 	if len(r.kernel.devices) != 0 {
 		t.Error("the kernel still has devices")
+	}
+	if seen := r.kernel.seen(0) + r.kernel.seen(1); seen != "" {
+		t.Errorf("udev saw last %q: its names stay", seen)
 	}
 	if records, err := loadState(r.path); err != nil || len(records) != 0 {
 		t.Errorf("written down: %+v, %v", records, err)
@@ -199,6 +205,33 @@ func TestDeviceOfUnknownNumberIsFoundAgain(t *testing.T) {
 	r.until("the device works again, and there is no other", r.attached)
 }
 
+// TestDevicesOfOlderGatewaysAreTakenUp: their Backends did not name the volume.
+func TestDevicesOfOlderGatewaysAreTakenUp(t *testing.T) {
+	r := newRig(t)
+	r.mapped(spec("a"))
+	r.end()
+	records, err := loadState(r.path)
+	if err != nil || len(records) != 1 {
+		t.Fatal(records, err)
+	}
+	records[0].Backend = "curve-nbd ABCDEF"
+	r.kernel.devices[0].config.Backend = records[0].Backend
+	if err := saveState(r.path, records); err != nil {
+		t.Fatal(err)
+	}
+	r.restart()
+	r.until("the device works again", r.attached)
+}
+
+// TestLongestNameFits: whatever a volume may be called, its device can be written
+// down and handed over.
+func TestLongestNameFits(t *testing.T) {
+	const maxNameSize = 255
+	if id := backendID(strings.Repeat("x", maxNameSize)); len(id) > kernel.MaxBackend {
+		t.Errorf("a Backend of %d bytes, at most %d", len(id), kernel.MaxBackend)
+	}
+}
+
 func TestDeviceThatSomebodyElseTookIsForgotten(t *testing.T) {
 	r := newRig(t)
 	r.mapped(spec("a"))
@@ -206,6 +239,9 @@ func TestDeviceThatSomebodyElseTookIsForgotten(t *testing.T) {
 	r.kernel.devices[0].config.Backend = "another's"
 	r.restart()
 	r.until("the device is forgotten", func() bool { return len(r.Devices()) == 0 })
+	if seen := r.kernel.seen(0); seen != "another's" {
+		t.Errorf("udev saw last %q: the name stays", seen)
+	}
 	if len(r.kernel.devices) != 1 {
 		t.Error("another's device was disconnected")
 	}

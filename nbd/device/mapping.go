@@ -186,6 +186,7 @@ func (m *mapping) keep() {
 		}
 		if errors.Is(err, errGone) {
 			m.manager.log.Warn("device was disconnected by somebody else", "device", m.path(), "volume", m.record.Volume)
+			m.manager.announce(m)
 			go m.manager.forget(m) // it waits for this goroutine
 			return
 		}

@@ -101,6 +101,7 @@ func (m *Manager) gone(ctx context.Context, d *mapping) error {
 	for {
 		st, err := m.system.State(d.record.Index)
 		if err == nil && (!st.Connected || st.Backend != d.record.Backend) {
+			m.announce(d)
 			m.log.Info("device detached", "device", d.path(), "volume", d.record.Volume)
 			return nil
 		}

@@ -46,8 +46,9 @@ const (
 // AnyDevice lets the driver pick a device, or make one.
 const AnyDevice = -1
 
-// MaxBackend is the longest Config.Backend, in bytes: sysfs shows it on one page.
-const MaxBackend = 255
+// MaxBackend is the longest Config.Backend, in bytes: sysfs shows it on one page, and
+// the name of a volume fits in.
+const MaxBackend = 512
 
 // Config is what a device is connected to.
 type Config struct {

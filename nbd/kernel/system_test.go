@@ -99,6 +99,32 @@ func TestUsersAreNamed(t *testing.T) {
 	}
 }
 
+func TestMountedAreThisProcessesOwnMounts(t *testing.T) {
+	mounts := "36 35 43:0 / /a rw - ext4 /dev/nbd0 rw\n37 35 43:0 / /again rw - ext4 /dev/curve/x rw\n38 35 0:44 / /b rw - btrfs /dev/nbd0p1 rw\n39 35 43:32 / /c rw - ext4 /dev/nbd1 rw\n"
+	s := tree(t, device(map[string]string{"proc/self": "->1", "proc/1/mountinfo": mounts, "proc/7/stat": "", "proc/7/mountinfo": ""}))
+	if got, err := s.Mounted(0); err != nil || !slices.Equal(got, []string{"/dev/nbd0", "/dev/nbd0p1"}) {
+		t.Errorf("mounted: %q, %v", got, err)
+	}
+	if got, err := tree(t, device(map[string]string{"proc/self": "->1"})).Mounted(0); err != nil || len(got) != 0 {
+		t.Errorf("with no mounts: %q, %v", got, err)
+	}
+}
+
+func TestAnnounceTellsOfTheDeviceAndItsPartitions(t *testing.T) {
+	s := tree(t, device(map[string]string{"sys/block/nbd0/uevent": "", "sys/block/nbd0/nbd0p1/uevent": "", "sys/block/nbd1/uevent": ""}))
+	if err := s.Announce(0); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"nbd0": "change", "nbd0/nbd0p1": "change", "nbd1": ""} {
+		if got, err := read(s.path("sys/block", name, "uevent")); err != nil || got != want {
+			t.Errorf("%s was told %q, %v; want %q", name, got, err, want)
+		}
+	}
+	if err := s.Announce(7); err != nil {
+		t.Errorf("a device that is not there: %v", err)
+	}
+}
+
 func TestParseDevice(t *testing.T) {
 	for text, want := range map[string]int{"/dev/nbd0": 0, "nbd12": 12, "/dev/nbd": -1, "/dev/sda": -1, "/dev/nbd0p1": -1, "/dev/nbd-1": -1, "/dev/nbd01": -1, "": -1, "nbd99999999": -1} {
 		got, err := ParseDevice(text)

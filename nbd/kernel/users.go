@@ -87,9 +87,7 @@ func (s System) mounts(nodes []node) ([]string, error) {
 		for _, m := range infos {
 			for _, n := range nodes {
 				user := fmt.Sprintf("%s is mounted on %s", n.name, m.MountPoint)
-				// File systems of several devices have a number of their own.
-				of := m.MajorMinorVer == n.number || m.Source == "/dev/"+n.name
-				if of && !slices.Contains(users, user) {
+				if mountOf(m, n) && !slices.Contains(users, user) {
 					users = append(users, user)
 				}
 			}

@@ -196,7 +196,14 @@ func testBootTable(t *testing.T) {
 	if o := g.run("map", "--all"); o.code != 3 || strings.TrimSpace(o.out) != two {
 		t.Errorf("with an entry that cannot be mapped: exit code %d, %q, %s", o.code, o.out, o.errors)
 	}
+	// Nothing to unmap is one thing, a device that cannot be unmapped another.
+	g.stop(syscall.SIGTERM)
+	g.refused(6, two+" cannot be unmapped while no gateway runs", "unmap", "--all", "--missing-ok")
+	g.start()
 	g.ok("unmap", "two")
+	g.stop(syscall.SIGTERM)
+	g.ok("unmap", "--all", "--missing-ok")
+	g.start()
 }
 
 func testReadOnly(t *testing.T) {

@@ -59,9 +59,10 @@ func TestKernel(t *testing.T) {
 	}
 }
 
-// inGuest runs the tests in a guest, and says so loudly where there can be none.
-func inGuest(t *testing.T) {
-	cmd := exec.Command("scripts/e2e-kernel.sh", "-t", "540")
+// inGuest runs the tests in a guest, with flags of the script, and says so loudly where
+// there can be none. It returns what the guest has printed.
+func inGuest(t *testing.T, flags ...string) string {
+	cmd := exec.Command("scripts/e2e-kernel.sh", append(flags, "-t", "540")...)
 	cmd.Dir = "../../.."
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
@@ -76,4 +77,5 @@ func inGuest(t *testing.T) {
 	if err != nil {
 		t.Fatalf("in the guest: %v", err)
 	}
+	return string(out)
 }
