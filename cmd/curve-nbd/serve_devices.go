@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway/control"
 	"github.com/opencurve/curve-nbd/nbd/device"
 	"github.com/opencurve/curve-nbd/nbd/kernel"
@@ -21,6 +22,7 @@ const detachTimeout = 60 * time.Second
 type devices struct {
 	manager *device.Manager
 	driver  lazyDriver
+	ioctl   kernel.Ioctl
 	system  kernel.System
 	log     *slog.Logger
 }
@@ -111,6 +113,12 @@ func (d *devices) MapVolume(ctx context.Context, req control.MapRequest) (contro
 	if !loaded && (req.MaxDevices != "" || req.MaxPartitions != "") {
 		d.log.Warn("the nbd module is loaded already: nbds_max and max_part count for nothing")
 	}
+	if _, err := d.driver.open(); errors.Is(err, backend.ErrNotSupported) {
+		if !req.TryIoctl {
+			return control.Device{}, fmt.Errorf("%w; or map it with --try-ioctl, to a device that goes with this gateway", err)
+		}
+		spec.Ioctl = true
+	}
 	mapped, err := d.manager.Map(ctx, spec)
 	return controlDevice(mapped), err
 }
@@ -136,6 +144,7 @@ func controlDevice(d device.Device) control.Device {
 	return control.Device{
 		Path: d.Path, Volume: d.Volume, State: d.State, Problem: d.Problem, Size: d.Size, ReadOnly: d.ReadOnly,
 		Connections: d.Connections, Timeout: d.Timeout, Reattach: d.Reattach, Since: d.Since, PID: d.PID,
+		Ioctl: d.Ioctl,
 	}
 }
 

@@ -104,7 +104,7 @@ func (d *frontEnds) start() error {
 	nbdServer := nbd.NewServer(d.gw, d.opts.nbd)
 	d.devices = &devices{log: d.log}
 	d.devices.manager = device.New(device.Options{
-		Gateway: d.gw, Server: nbdServer, Driver: &d.devices.driver, System: d.devices.system,
+		Gateway: d.gw, Server: nbdServer, Driver: &d.devices.driver, Ioctl: &d.devices.ioctl, System: d.devices.system,
 		StatePath: d.opts.controlOn + ".devices", Logger: d.log,
 	})
 	controlOn, err := control.ListenUnix(d.opts.controlOn, control.SocketMode)

@@ -117,7 +117,7 @@ func (k *fakeKernel) State(index int) (kernel.State, error) {
 	if d == nil {
 		return kernel.State{}, nil
 	}
-	st := kernel.State{Connected: true, Backend: d.config.Backend, Size: d.size, BlockSize: d.config.BlockSize, ReadOnly: d.config.ReadOnly}
+	st := kernel.State{Connected: true, Backend: d.config.Backend, PID: int64(index) + 100, Size: d.size, BlockSize: d.config.BlockSize, ReadOnly: d.config.ReadOnly}
 	if k.wrongSize {
 		st.Size = 0
 	}
@@ -222,7 +222,7 @@ func newRig(t *testing.T) *rig {
 func (r *rig) start() {
 	r.t.Helper()
 	server := nbd.NewServer(r.gateway, nbd.Options{})
-	r.Manager = New(Options{Gateway: r.gateway, Server: server, Driver: r.kernel, System: r.kernel, StatePath: filepath.Join(r.dir, "run", "devices")})
+	r.Manager = New(Options{Gateway: r.gateway, Server: server, Driver: r.kernel, Ioctl: fakeIoctl{r.kernel}, System: r.kernel, StatePath: filepath.Join(r.dir, "run", "devices")})
 	m := r.Manager
 	r.end = func() {
 		m.Close()

@@ -169,6 +169,7 @@ func TestHandOverThatMakesNoSenseIsRefused(t *testing.T) {
 		"endless name":     "\xff\xff\xff\xff",
 		"name cut short":   "\x00\x00\x00\x09abc",
 		"no end of a list": "\x00\x00\x00\x01a",
+		"refused":          "\xff\xff\xff\xffnot now",
 	} {
 		a, b := transferPair(t)
 		a.Write([]byte(wire))

@@ -39,7 +39,7 @@ func (m *Manager) Unmap(ctx context.Context, target string, force bool) (Device,
 	case <-d.kept:
 	case <-ctx.Done(): // it hangs on the volume, and notices the end by itself
 	}
-	err = m.driver.Disconnect(d.record.Index)
+	err = d.driver().Disconnect(d.record.Index)
 	release()
 	if err != nil {
 		return d.device(), err
@@ -100,7 +100,7 @@ func (m *mapping) beginDetach() bool {
 func (m *Manager) gone(ctx context.Context, d *mapping) error {
 	for {
 		st, err := m.system.State(d.record.Index)
-		if err == nil && (!st.Connected || st.Backend != d.record.Backend) {
+		if err == nil && !d.is(st) {
 			m.log.Info("device detached", "device", d.path(), "volume", d.record.Volume)
 			return nil
 		}

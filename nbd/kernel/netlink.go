@@ -85,7 +85,8 @@ func Open() (*Driver, error) {
 	if err != nil {
 		err = errors.Join(err, conn.Close())
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%w: the kernel has no nbd driver: load it with `modprobe nbd`", backend.ErrNotSupported)
+			return nil, fmt.Errorf("%w: no nbd driver with a generic netlink interface is to be seen here: load it with `modprobe nbd`; one older than Linux 4.12, and a network namespace of one's own, have none",
+				backend.ErrNotSupported)
 		}
 		return nil, fmt.Errorf("generic netlink family nbd: %w", err)
 	}

@@ -49,7 +49,7 @@ func device(more map[string]string) map[string]string {
 
 func TestStateIsWhatSysfsSays(t *testing.T) {
 	s := tree(t, device(nil))
-	want := State{Connected: true, Backend: "me", Size: 1 << 20, BlockSize: 4096, ReadOnly: true}
+	want := State{Connected: true, Backend: "me", PID: 12, Size: 1 << 20, BlockSize: 4096, ReadOnly: true}
 	if st, err := s.State(0); err != nil || st != want {
 		t.Errorf("%+v, %v; want %+v", st, err, want)
 	}
@@ -88,6 +88,7 @@ func TestUsersAreNamed(t *testing.T) {
 		{"device mapper", map[string]string{"sys/block/nbd0/holders/dm-3/x": ""}, []string{"nbd0 is part of dm-3"}},
 		{"md on a partition", map[string]string{"sys/block/nbd0/nbd0p1/holders/md0/x": ""}, []string{"nbd0p1 is part of md0"}},
 		{"a process", map[string]string{"proc/9/fd/4": "->/dev/nbd0", "proc/9/comm": "dd\n"}, []string{"nbd0 is open in process 9 (dd)"}},
+		{"this process", map[string]string{"proc/9/fd/4": "->/dev/nbd0", "proc/self": "->9"}, nil},
 		{"a process with another", map[string]string{"proc/9/fd/4": "->/dev/nbd1"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -136,12 +136,14 @@ func (s System) holders(nodes []node) ([]string, error) {
 	return users, nil
 }
 
-// openers are the processes that have it open.
+// openers are the processes that have it open, but for this one: it keeps what is
+// attached by ioctl open.
 func (s System) openers(nodes []node) ([]string, error) {
 	links, err := filepath.Glob(s.path("proc/[0-9]*/fd/*"))
 	if err != nil {
 		return nil, err
 	}
+	self, _ := os.Readlink(s.path("proc/self"))
 	var users []string
 	for _, link := range links {
 		target, err := os.Readlink(link)
@@ -152,6 +154,9 @@ func (s System) openers(nodes []node) ([]string, error) {
 			continue
 		}
 		pid := filepath.Base(filepath.Dir(filepath.Dir(link)))
+		if pid == self {
+			continue
+		}
 		command, _ := read(s.path("proc", pid, "comm")) // optional
 		user := fmt.Sprintf("%s is open in process %s (%s)", filepath.Base(target), pid, command)
 		if !slices.Contains(users, user) {

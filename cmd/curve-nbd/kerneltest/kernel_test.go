@@ -49,6 +49,8 @@ func TestKernel(t *testing.T) {
 		{"force under load", testForceUnderLoad},
 		{"gateway that never comes back", testNoGateway},
 		{"disconnected by another", testDisconnectedByAnother},
+		{"attached by ioctl", testIoctl},
+		{"ioctl gateway ended", testIoctlGatewayEnded},
 		{"cycles leak nothing", testCycles},
 	}
 	if long { // a cluster is slow on one processor
