@@ -56,6 +56,8 @@ func (s *service) MapVolume(ctx context.Context, req *controlpb.MapVolumeRequest
 	if s.devices == nil {
 		return nil, toStatus(errNoDevices)
 	}
+	ctx, cancel := beforeDeadline(ctx)
+	defer cancel()
 	return oneDevice(s.devices.MapVolume(ctx, MapRequest{
 		Volume: req.GetVolume(), Device: req.GetDevice(), ReadOnly: req.GetReadOnly(), Connections: int(req.GetConnections()),
 		Timeout: time.Duration(req.GetTimeoutNs()), Reattach: time.Duration(req.GetReattachTimeoutNs()), Shared: req.GetShared(),
@@ -67,7 +69,20 @@ func (s *service) UnmapDevice(ctx context.Context, req *controlpb.UnmapDeviceReq
 	if s.devices == nil {
 		return nil, toStatus(errNoDevices)
 	}
+	ctx, cancel := beforeDeadline(ctx)
+	defer cancel()
 	return oneDevice(s.devices.UnmapDevice(ctx, req.GetTarget(), req.GetForce()))
+}
+
+// beforeDeadline ends a little before the client gives up, so that it is told what
+// could not be done in time.
+func beforeDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	const room = 500 * time.Millisecond
+	end, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, end.Add(-min(room, time.Until(end)/4)))
 }
 
 func (s *service) ListDevices(context.Context, *controlpb.ListDevicesRequest) (*controlpb.DeviceList, error) {

@@ -195,6 +195,7 @@ type rig struct {
 	t      *testing.T
 	dir    string
 	kernel *fakeKernel
+	store  *embedded.Backend
 	*Manager
 	gateway *gateway.Gateway
 	end     func()
@@ -207,6 +208,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
+	r.store = store
 	r.gateway = gateway.New(store.Meta(), store.Chunks(), gateway.Options{Owner: "test"})
 	for _, name := range []string{"a", "b"} {
 		if _, err := r.gateway.CreateVolume(t.Context(), backend.VolumeSpec{Name: name, Size: 8 << 20}); err != nil {

@@ -17,15 +17,15 @@ import (
 const maxUsers = 16
 
 // Users says, in words, who uses a device: mounts of it and of its partitions in
-// any mount namespace, swap, device mapper and md on top, and processes that have
-// it open. Empty when nobody does, as far as this process may look.
+// any mount namespace, swap, device mapper, md and loop devices on top, and processes
+// that have it open. Empty when nobody does, as far as this process may look.
 func (s System) Users(index int) ([]string, error) {
 	nodes, err := s.nodes(index)
 	if err != nil {
 		return nil, err
 	}
 	var users []string
-	for _, find := range []func([]node) ([]string, error){s.mounts, s.swaps, s.holders, s.openers} {
+	for _, find := range []func([]node) ([]string, error){s.mounts, s.swaps, s.holders, s.loops, s.openers} {
 		found, err := find(nodes)
 		if err != nil {
 			return nil, err
@@ -115,6 +115,28 @@ func (s System) swaps(nodes []node) ([]string, error) {
 		for _, n := range nodes {
 			if filepath.Base(swap.Filename) == n.name {
 				users = append(users, n.name+" is used as swap")
+			}
+		}
+	}
+	return users, nil
+}
+
+// loops are the loop devices on top, which neither hold it nor are processes.
+func (s System) loops(nodes []node) ([]string, error) {
+	files, err := filepath.Glob(s.path("sys/block/loop*/loop/backing_file"))
+	if err != nil {
+		return nil, err
+	}
+	var users []string
+	for _, file := range files {
+		backing, err := read(file)
+		if err != nil || !strings.HasPrefix(backing, "/dev/") {
+			continue // gone, or not a device
+		}
+		for _, n := range nodes {
+			if filepath.Base(backing) == n.name {
+				loop := filepath.Base(filepath.Dir(filepath.Dir(file)))
+				users = append(users, fmt.Sprintf("%s is under %s", n.name, loop))
 			}
 		}
 	}
