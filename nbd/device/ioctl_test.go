@@ -43,6 +43,7 @@ func TestDeviceByIoctlWorksUntilItIsUnmapped(t *testing.T) {
 	if _, err := r.Unmap(t.Context(), "a", false); err != nil || len(r.kernel.devices) != 0 {
 		t.Errorf("unmapped: %v, the kernel has %d devices", err, len(r.kernel.devices))
 	}
+	r.until("it is forgotten", func() bool { return len(r.Devices()) == 0 })
 }
 
 func TestDeviceByIoctlGoesWithItsGateway(t *testing.T) {

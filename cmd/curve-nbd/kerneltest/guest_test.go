@@ -69,6 +69,9 @@ func newGateway(t *testing.T, backend ...string) *gateway {
 	return g
 }
 
+// state is the file that the gateway writes its devices down in.
+func (g *gateway) state() string { return strings.TrimPrefix(g.control, "unix:") + ".devices" }
+
 // replace starts another gateway in the place of this one.
 func (g *gateway) replace() {
 	g.t.Helper()
@@ -128,7 +131,7 @@ func (g *gateway) until(what string, ok func() bool) {
 
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not within %v: %s", patience, what)
 		}

@@ -2,6 +2,7 @@ package kerneltest
 
 import (
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
@@ -35,7 +36,7 @@ func testIoctl(t *testing.T) {
 		t.Error("the second device can be written")
 	}
 	dir := mount(t, "ext4", dev)
-	startLoad(t, dir, inForm(2*time.Second, 20*time.Second)).end()
+	startLoad(t, dir, inForm(time.Second, 20*time.Second)).end()
 	g.refused(4, "is mounted on "+dir, "unmap", dev)
 	g.ok("volume", "resize", "old", "96M")
 	if size := strings.TrimSpace(must(t, "blockdev", "--getsize64", dev)); size != strconv.Itoa(96<<20) {
@@ -51,14 +52,17 @@ func testIoctl(t *testing.T) {
 	wantGone(t, dev)
 	g.ok("unmap", second)
 	wantGone(t, second)
+	endIoctlGateway(t, g, "old")
 }
 
-// testIoctlGatewayEnded: the device goes with its gateway, in use or not, and leaves
-// nobody hanging and nothing in the way of the next.
-func testIoctlGatewayEnded(t *testing.T) {
-	g := ioctlGateway(t)
-	dev := g.device("brief", "64M", "--try-ioctl")
-	dir := mount(t, "ext4", dev)
+// endIoctlGateway: the device goes with its gateway, though in use, and leaves nobody
+// hanging and nothing in the way of the next.
+func endIoctlGateway(t *testing.T, g *gateway, volume string) {
+	t.Helper()
+	dev := g.ok("map", volume, "--try-ioctl")
+	dir := t.TempDir()
+	must(t, "mount", dev, dir)
+	t.Cleanup(func() { exec.Command("umount", dir).Run() })
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		must(t, "sync")
 		g.stop(sig)
@@ -75,11 +79,11 @@ func testIoctlGatewayEnded(t *testing.T) {
 		if want := map[syscall.Signal]string{syscall.SIGTERM: "goes with this gateway", syscall.SIGKILL: "is gone with its gateway"}[sig]; err != nil || !strings.Contains(string(log), want) {
 			t.Errorf("after %v: the log does not say %q, %v", sig, want, err)
 		}
-		g.ok("map", "brief", "--try-ioctl", "--device", dev)
+		g.ok("map", volume, "--try-ioctl", "--device", dev)
 		must(t, "e2fsck", "-p", dev) // the journal
 		must(t, "mount", dev, dir)
 	}
 	wantSound(t, dir, dev)
-	g.ok("unmap", "brief")
+	g.ok("unmap", volume)
 	wantNobodyHangs(t)
 }

@@ -121,12 +121,3 @@ func testNoGateway(t *testing.T) {
 	g.until("nothing is mapped", func() bool { return len(g.mapped()) == 0 })
 	wantGone(t, dev)
 }
-
-func testDisconnectedByAnother(t *testing.T) {
-	g := startGateway(t)
-	dev := g.device("taken", "64M")
-	must(t, "nbd-client", "-d", dev)
-	g.until("the device is forgotten", func() bool { return len(g.mapped()) == 0 })
-	g.ok("map", "taken")
-	g.ok("unmap", "taken")
-}
