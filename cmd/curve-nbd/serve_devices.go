@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/urfave/cli/v2"
+
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway/control"
 	"github.com/opencurve/curve-nbd/nbd/device"
@@ -25,6 +27,28 @@ type devices struct {
 	ioctl   kernel.Ioctl
 	system  kernel.System
 	log     *slog.Logger
+}
+
+// claimer is this program, whatever has been installed in its place since it started.
+var claimer = []string{"/proc/self/exe", "claim-device"}
+
+// claimDeviceCommand is for the gateway's own use.
+func claimDeviceCommand() *cli.Command {
+	return &cli.Command{
+		Name: "claim-device", Hidden: true, ArgsUsage: "DEVICE",
+		Usage: "claim a block device, write its cache back, and hold it until stdin ends",
+		Description: `The gateway has it done by a process of its own: one that waits for a device in the
+kernel cannot be killed, and must not be the one that serves it.
+
+   curve-nbd claim-device /dev/nbd0`,
+		Action: func(ctx *cli.Context) error {
+			args, err := arguments(ctx, "DEVICE")
+			if err != nil {
+				return err
+			}
+			return kernel.Claim(args[0], ctx.App.Reader, ctx.App.Writer)
+		},
+	}
 }
 
 // lazyDriver is a kernel.Driver from the first open on.

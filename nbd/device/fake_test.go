@@ -29,7 +29,6 @@ type fakeKernel struct {
 	wrongSize bool
 	users     []string
 	claimed   bool
-	scanned   []int // the devices whose partitions were looked for
 }
 
 type fakeDevice struct {
@@ -145,13 +144,6 @@ func (k *fakeKernel) Flush(context.Context, int) (func(), error) {
 		return nil, backend.ErrBusy
 	}
 	return func() {}, nil
-}
-
-func (k *fakeKernel) Scan(_ context.Context, index int) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.scanned = append(k.scanned, index)
-	return nil
 }
 
 // breakSocket breaks one connection of a device.

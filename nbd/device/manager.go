@@ -50,7 +50,6 @@ type System interface {
 	Devices() ([]int, error)
 	Users(index int) ([]string, error)
 	Flush(ctx context.Context, index int) (release func(), err error)
-	Scan(ctx context.Context, index int) error
 }
 
 // Options of New.
@@ -175,7 +174,6 @@ func (m *Manager) Map(ctx context.Context, spec Spec) (Device, error) {
 		return Device{}, fmt.Errorf("map %s: %w", info.Name, err)
 	}
 	d.set(StateAttached, nil)
-	m.scan(ctx, d)
 	// Were the number not written down, a gateway that starts again would look for
 	// the mapping by its Backend.
 	if err := m.save(); err != nil {

@@ -13,10 +13,6 @@ import (
 // gonePoll is how often the kernel is asked whether a device is gone.
 const gonePoll = 10 * time.Millisecond
 
-// scanTimeout bounds how long map and unmap wait until the kernel has looked for
-// partitions.
-const scanTimeout = 5 * time.Second
-
 // Unmap takes the device of a volume, or /dev/nbdN, down and returns when it is gone.
 // backend.ErrBusy, naming the users, while it is in use; with force it goes anyway,
 // and what its users do fails. backend.ErrNotFound when nothing of the name is mapped.
@@ -53,22 +49,11 @@ func (m *Manager) Unmap(ctx context.Context, target string, force bool) (Device,
 	if err := m.gone(ctx, d); err != nil {
 		return d.device(), err
 	}
-	m.scan(ctx, d)
 	select {
 	case <-forgotten: // the volume can be mapped, opened elsewhere and removed
 	case <-ctx.Done():
 	}
 	return d.device(), nil
-}
-
-// scan has the device's partitions come or go with it, unless that takes long: what
-// the volume may make wait is not what map and unmap wait for.
-func (m *Manager) scan(ctx context.Context, d *mapping) {
-	ctx, cancel := context.WithTimeout(ctx, scanTimeout)
-	defer cancel()
-	if err := m.system.Scan(ctx, d.record.Index); err != nil {
-		m.log.Warn("whether the device has partitions is not known yet", "device", d.path(), "volume", d.record.Volume, "error", err)
-	}
 }
 
 // lookup finds a mapping by its device or by its volume.

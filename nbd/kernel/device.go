@@ -44,8 +44,13 @@ type State struct {
 	ReadOnly        bool
 }
 
-// System is where the kernel shows its devices; the zero value is this machine.
-type System struct{ root string }
+// System is where the kernel shows its devices.
+type System struct {
+	// Claimer is the command of a process that calls Claim with the device that is
+	// its last argument, for Flush.
+	Claimer []string
+	root    string // "" is this machine
+}
 
 func (s System) path(elem ...string) string {
 	root := s.root

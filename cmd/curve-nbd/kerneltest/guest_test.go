@@ -333,18 +333,22 @@ func wantSound(t *testing.T, dir, dev string) {
 // wantNobodyHangs checks that no process waits for a device and cannot be killed.
 func wantNobodyHangs(t *testing.T) {
 	t.Helper()
-	until(t, "no process hangs in the kernel", func() bool {
-		stats, err := filepath.Glob("/proc/[0-9]*/task/[0-9]*/stat")
-		if err != nil {
-			t.Fatal(err)
+	until(t, "no process hangs in the kernel", func() bool { return len(hanging(t)) == 0 })
+}
+
+// hanging are the threads that wait in the kernel and cannot be killed.
+func hanging(t *testing.T) (list []string) {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/task/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, stat := range stats {
+		text, err := os.ReadFile(stat)
+		// The state comes after the name, which may hold anything.
+		if _, rest, ok := bytes.Cut(text, []byte(") ")); err == nil && ok && rest[0] == 'D' {
+			list = append(list, stat)
 		}
-		for _, stat := range stats {
-			text, err := os.ReadFile(stat)
-			// The state comes after the name, which may hold anything.
-			if _, rest, ok := bytes.Cut(text, []byte(") ")); err == nil && ok && rest[0] == 'D' {
-				return false
-			}
-		}
-		return true
-	})
+	}
+	return list
 }

@@ -48,11 +48,12 @@ func TestKernel(t *testing.T) {
 		{"several connections", testSeveralConnections},
 		{"force under load", testForceUnderLoad},
 		{"gateway that never comes back", testNoGateway},
+		{"gateway killed during unmap", testKilledWhileUnmapping},
 		{"attached by ioctl", testIoctl},
 		{"cycles leak nothing", testCycles},
 	}
 	if long { // a cluster is slow on one processor
-		parts = append(parts, part{"leader chunkserver killed", testLeaderKilled}, part{"MDS down", testNoMDS})
+		parts = append(parts, part{"life of an ext4 on a cluster, D6", testExt4OnCluster}, part{"leader chunkserver killed", testLeaderKilled}, part{"MDS down", testNoMDS})
 	}
 	for _, c := range parts {
 		t.Run(c.name, c.test)
