@@ -68,6 +68,9 @@ func (k *keepAlive) run(ctx context.Context, ended chan<- struct{}) {
 			k.gateway.log.Info("the MDS hears this gateway again", "after", time.Since(failingSince).Round(time.Millisecond))
 			failingSince = time.Time{}
 		}
+		if err == nil {
+			k.gateway.refreshSizes(ctx)
+		}
 	}
 }
 

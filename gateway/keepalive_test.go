@@ -111,6 +111,21 @@ func TestIOAndCloseGoOnWhileTheMDSHangs(t *testing.T) {
 	})
 }
 
+func TestSizeSetElsewhereIsSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, meta := pulseGateway(t, Options{})
+		h := mustOpen(t, g, "v")
+		if _, err := meta.ResizeVolume(ctx, "v", 96*mib); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(keepAliveEvery + keepAliveTimeout)
+		if size := h.Info().Size; size != 96*mib {
+			t.Errorf("the export has %d bytes", size)
+		}
+		h.Release()
+	})
+}
+
 func TestTakeOverIsPassedOn(t *testing.T) {
 	for _, takeOver := range []bool{false, true} {
 		g, meta := pulseGateway(t, Options{TakeOver: takeOver})

@@ -47,6 +47,23 @@ func (g *Gateway) ResizeVolume(ctx context.Context, name string, size int64) (ba
 	return v, nil
 }
 
+// refreshSizes tells open exports of the sizes that other gateways have set. What
+// fails is done the next time.
+func (g *Gateway) refreshSizes(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, keepAliveTimeout)
+	defer cancel()
+	for _, e := range g.openExports() {
+		v, err := g.meta.Volume(ctx, e.name)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil && v.ID == e.volume.ID() && v.Size > e.volume.Size() {
+			g.log.Info("volume was resized elsewhere", "volume", e.name, "size", v.Size)
+			e.volume.Resize(v.Size)
+		}
+	}
+}
+
 // settled returns the open export of that name, or nil, once it neither opens
 // nor closes.
 func (g *Gateway) settled(ctx context.Context, name string) (*export, error) {

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/opencurve/curve-nbd/nbd"
 )
 
@@ -88,4 +90,28 @@ func TestBrokenConnectionCannotBeTaken(t *testing.T) {
 	if f := a.Take(); f != nil {
 		t.Error("a broken connection was taken")
 	}
+}
+
+// The kernel's own connection is no place to give up at: its device would go.
+func TestD9UnknownCommandIsRefusedAndTheDeviceLives(t *testing.T) {
+	tg := serve(t, setup{})
+	k, ended := attachKernel(t, tg, nil)
+	cookie := uint64(0)
+	for _, command := range []uint16{7, 8, 9, 255, 0x7fff, 0xffff} {
+		cookie++
+		k.send(command, cookie, 0, testBlock, nil)
+		if code := k.refusal(cookie); code != uint32(unix.EINVAL) {
+			t.Errorf("command %d ends with error %d, want EINVAL", command, code)
+		}
+		cookie++
+		k.send(wireRead, cookie, 0, testBlock, nil)
+		k.answer(cookie, testBlock)
+	}
+	select {
+	case <-ended:
+		t.Error("the connection ended")
+	default:
+	}
+	k.send(wireDisconnect, cookie+1, 0, 0, nil)
+	<-ended
 }

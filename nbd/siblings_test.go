@@ -142,6 +142,20 @@ func (k kernelEnd) answer(cookie uint64, length int) []byte {
 	return b[16:]
 }
 
+// refusal takes a simple reply without data, and returns its error.
+func (k kernelEnd) refusal(cookie uint64) uint32 {
+	k.t.Helper()
+	k.nc.SetReadDeadline(time.Now().Add(patience))
+	b := make([]byte, 16)
+	if _, err := io.ReadFull(k.nc, b); err != nil {
+		k.t.Fatal(err)
+	}
+	if got := binary.BigEndian.Uint64(b[8:]); got != cookie {
+		k.t.Fatalf("reply with cookie %d, want %d", got, cookie)
+	}
+	return binary.BigEndian.Uint32(b[4:])
+}
+
 func TestAttachedConnectionNeedsNoHandshake(t *testing.T) {
 	tg := serve(t, setup{})
 	k, ended := attachKernel(t, tg, nil)

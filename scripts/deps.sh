@@ -30,6 +30,7 @@ needs_test=(
   udevadm:udev
   mkfs.xfs:xfsprogs
   sfdisk:fdisk
+  dmsetup:dmsetup
 )
 needs_bench=(fio:fio nbdkit:nbdkit qemu-nbd:qemu-utils nbdinfo:libnbd-bin python3:python3-minimal)
 needs_check=(protoc:protobuf-compiler)

@@ -161,6 +161,8 @@ func (e tabLine) request() (control.MapRequest, error) {
 			req.ReadOnly = true
 		case "no-exclusive":
 			req.Shared = true
+		case "try-ioctl":
+			req.TryIoctl = true
 		case "device":
 			req.Device = value
 		case "nbds-max":
@@ -192,10 +194,13 @@ func tabDuration(text string) (time.Duration, error) {
 }
 
 // lineOf is the entry for a device as it is mapped.
-func lineOf(d control.Device, shared bool) tabLine {
+func lineOf(d control.Device, shared, tryIoctl bool) tabLine {
 	options := mappedViewOf(d).options()
 	if shared {
 		options = strings.TrimPrefix(options+",no-exclusive", "defaults,")
+	}
+	if tryIoctl {
+		options = strings.TrimPrefix(options+",try-ioctl", "defaults,")
 	}
 	return tabLine{device: d.Path, image: d.Volume, options: options}
 }

@@ -62,12 +62,12 @@ func TestTabEntriesBecomeRequests(t *testing.T) {
 // What list-mapped shows as options, the table reads.
 func TestMappedDevicesCanBeWrittenToTheTab(t *testing.T) {
 	d := control.Device{Path: "/dev/nbd3", Volume: "a/b", ReadOnly: true, Connections: 2, Timeout: 9 * time.Second, Reattach: time.Hour}
-	tab := &curvetab{lines: []tabLine{lineOf(d, true)}}
+	tab := &curvetab{lines: []tabLine{lineOf(d, true, true)}}
 	again, err := parseTab(tab.String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := control.MapRequest{Volume: "a/b", Device: "/dev/nbd3", ReadOnly: true, Connections: 2, Timeout: 9 * time.Second, Reattach: time.Hour, Shared: true}
+	want := control.MapRequest{Volume: "a/b", Device: "/dev/nbd3", ReadOnly: true, Connections: 2, Timeout: 9 * time.Second, Reattach: time.Hour, Shared: true, TryIoctl: true}
 	if got, err := again.entries()[0].request(); err != nil || got != want {
 		t.Errorf("%q becomes %+v, %v", tab, got, err)
 	}
@@ -79,7 +79,7 @@ func TestTabIsEditedByOneAtATime(t *testing.T) {
 	for i := range 20 {
 		editing.Go(func() {
 			err := editTab(path, func(tab *curvetab) {
-				tab.lines = append(tab.lines, lineOf(control.Device{Path: "/dev/nbd" + string(rune('a'+i)), Volume: "v"}, false))
+				tab.lines = append(tab.lines, lineOf(control.Device{Path: "/dev/nbd" + string(rune('a'+i)), Volume: "v"}, false, false))
 			})
 			if err != nil {
 				t.Error(err)

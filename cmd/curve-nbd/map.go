@@ -35,6 +35,11 @@ configuration file.
    curve-nbd map pg-data --boot   # and note it in the table of what boots
    curve-nbd map --all            # all of that table, as at boot
 
+With --try-ioctl this works on kernels older than Linux 4.12 and in containers with
+a network of their own, too, where the driver's netlink interface is not to be seen.
+What is attached by ioctl goes with its gateway, as list-mapped says: nothing waits
+for the next one, "serve --replace" is refused, and --timeout has no meaning.
+
 Curve's spelling cbd:pool//pg-data_user_ names the volume pg-data. Exit code 5
 when the volume is mapped already, 4 when the device is taken or the volume is
 open elsewhere.`,
@@ -52,6 +57,7 @@ open elsewhere.`,
 			&cli.DurationFlag{Name: "retry", Usage: "with --all, go on for `D` with what may work a moment later", DefaultText: "0"},
 			tabFlag(),
 			&cli.BoolFlag{Name: "no-start", Usage: "do not start a gateway when none runs"},
+			&cli.BoolFlag{Name: "try-ioctl", Usage: "where the kernel shows no netlink interface for nbd, attach by ioctl"},
 			&cli.BoolFlag{Name: "no-exclusive", Usage: "allow a volume more than one device"},
 			&cli.StringFlag{Name: "nbds_max", Aliases: []string{"nbds-max"}, Usage: "have the nbd module make `N` devices, if it is not loaded yet"},
 			&cli.StringFlag{Name: "max_part", Aliases: []string{"max-part"}, Usage: "have the nbd module allow `N` partitions, if it is not loaded yet"},
@@ -97,13 +103,13 @@ func mapVolume(ctx *cli.Context) error {
 		d, err := gw.MapVolume(deadline, control.MapRequest{
 			Volume: name, Device: ctx.String("device"), ReadOnly: ctx.Bool("read-only"), Connections: ctx.Int("connections"),
 			Timeout: ctx.Duration("timeout"), Reattach: ctx.Duration("reattach-timeout"), Shared: ctx.Bool("no-exclusive"),
-			MaxDevices: ctx.String("nbds_max"), MaxPartitions: ctx.String("max_part"),
+			MaxDevices: ctx.String("nbds_max"), MaxPartitions: ctx.String("max_part"), TryIoctl: ctx.Bool("try-ioctl"),
 		})
 		if err != nil {
 			return err
 		}
 		if ctx.Bool("boot") {
-			entry := lineOf(d, ctx.Bool("no-exclusive"))
+			entry := lineOf(d, ctx.Bool("no-exclusive"), ctx.Bool("try-ioctl"))
 			err = editTab(ctx.String("tab"), func(t *curvetab) {
 				t.remove(func(e tabLine) bool { return e.device == d.Path })
 				t.lines = append(t.lines, entry)
@@ -247,12 +253,18 @@ type mappedView struct {
 	TimeoutS      float64 `json:"timeout_seconds"`
 	ReattachS     float64 `json:"reattach_timeout_seconds"`
 	AttachedSince string  `json:"attached_since"`
+	AttachedBy    string  `json:"attached_by"`
 }
 
 func mappedViewOf(d control.Device) mappedView {
+	by := "netlink"
+	if d.Ioctl {
+		by = "ioctl"
+	}
 	return mappedView{
 		PID: d.PID, Volume: d.Volume, Device: d.Path, State: d.State, Problem: d.Problem, SizeBytes: d.Size, ReadOnly: d.ReadOnly,
 		Connections: d.Connections, TimeoutS: d.Timeout.Seconds(), ReattachS: d.Reattach.Seconds(), AttachedSince: d.Since.Format(time.RFC3339),
+		AttachedBy: by,
 	}
 }
 
@@ -280,12 +292,12 @@ func (v mappedView) options() string {
 type mappedList []mappedView
 
 func (l mappedList) table(t table.Writer) {
-	t.AppendHeader(table.Row{"pid", "image", "device", "options", "state", "size", "attached since"})
+	t.AppendHeader(table.Row{"pid", "image", "device", "options", "state", "size", "attached since", "by"})
 	for _, v := range l {
 		state := v.State
 		if v.Problem != "" {
 			state += ": " + v.Problem
 		}
-		t.AppendRow(table.Row{v.PID, v.Volume, v.Device, v.options(), state, sizeText(v.SizeBytes), v.AttachedSince})
+		t.AppendRow(table.Row{v.PID, v.Volume, v.Device, v.options(), state, sizeText(v.SizeBytes), v.AttachedSince, v.AttachedBy})
 	}
 }

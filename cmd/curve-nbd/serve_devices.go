@@ -8,6 +8,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/urfave/cli/v2"
+
+	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway/control"
 	"github.com/opencurve/curve-nbd/nbd/device"
 	"github.com/opencurve/curve-nbd/nbd/kernel"
@@ -21,8 +24,31 @@ const detachTimeout = 60 * time.Second
 type devices struct {
 	manager *device.Manager
 	driver  lazyDriver
+	ioctl   kernel.Ioctl
 	system  kernel.System
 	log     *slog.Logger
+}
+
+// claimer is this program, whatever has been installed in its place since it started.
+var claimer = []string{"/proc/self/exe", "claim-device"}
+
+// claimDeviceCommand is for the gateway's own use.
+func claimDeviceCommand() *cli.Command {
+	return &cli.Command{
+		Name: "claim-device", Hidden: true, ArgsUsage: "DEVICE",
+		Usage: "claim a block device, write its cache back, and hold it until stdin ends",
+		Description: `The gateway has it done by a process of its own: one that waits for a device in the
+kernel cannot be killed, and must not be the one that serves it.
+
+   curve-nbd claim-device /dev/nbd0`,
+		Action: func(ctx *cli.Context) error {
+			args, err := arguments(ctx, "DEVICE")
+			if err != nil {
+				return err
+			}
+			return kernel.Claim(args[0], ctx.App.Reader, ctx.App.Writer)
+		},
+	}
 }
 
 // lazyDriver is a kernel.Driver from the first open on.
@@ -111,6 +137,12 @@ func (d *devices) MapVolume(ctx context.Context, req control.MapRequest) (contro
 	if !loaded && (req.MaxDevices != "" || req.MaxPartitions != "") {
 		d.log.Warn("the nbd module is loaded already: nbds_max and max_part count for nothing")
 	}
+	if _, err := d.driver.open(); errors.Is(err, backend.ErrNotSupported) {
+		if !req.TryIoctl {
+			return control.Device{}, fmt.Errorf("%w; or map it with --try-ioctl, to a device that goes with this gateway", err)
+		}
+		spec.Ioctl = true
+	}
 	mapped, err := d.manager.Map(ctx, spec)
 	return controlDevice(mapped), err
 }
@@ -136,6 +168,7 @@ func controlDevice(d device.Device) control.Device {
 	return control.Device{
 		Path: d.Path, Volume: d.Volume, State: d.State, Problem: d.Problem, Size: d.Size, ReadOnly: d.ReadOnly,
 		Connections: d.Connections, Timeout: d.Timeout, Reattach: d.Reattach, Since: d.Since, PID: d.PID,
+		Ioctl: d.Ioctl,
 	}
 }
 

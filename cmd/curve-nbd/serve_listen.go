@@ -16,6 +16,7 @@ import (
 	"github.com/opencurve/curve-nbd/gateway/control"
 	"github.com/opencurve/curve-nbd/nbd"
 	"github.com/opencurve/curve-nbd/nbd/device"
+	"github.com/opencurve/curve-nbd/nbd/kernel"
 )
 
 // maxListeners bounds --nbd-listen; each may report one failure.
@@ -102,9 +103,9 @@ type frontEnds struct {
 // start brings NBD up last: a wrong address is found out before a client got in.
 func (d *frontEnds) start() error {
 	nbdServer := nbd.NewServer(d.gw, d.opts.nbd)
-	d.devices = &devices{log: d.log}
+	d.devices = &devices{log: d.log, system: kernel.System{Claimer: claimer}}
 	d.devices.manager = device.New(device.Options{
-		Gateway: d.gw, Server: nbdServer, Driver: &d.devices.driver, System: d.devices.system,
+		Gateway: d.gw, Server: nbdServer, Driver: &d.devices.driver, Ioctl: &d.devices.ioctl, System: d.devices.system,
 		StatePath: d.opts.controlOn + ".devices", Logger: d.log,
 	})
 	controlOn, err := control.ListenUnix(d.opts.controlOn, control.SocketMode)

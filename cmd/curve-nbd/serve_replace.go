@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway/control"
 	"github.com/opencurve/curve-nbd/nbd/device"
 )
@@ -52,6 +53,9 @@ func takeOver(ctx context.Context, controlPath string, log *slog.Logger) ([]devi
 	}
 	handed, err := device.Receive(conn.(*net.UnixConn))
 	if err != nil {
+		if errors.Is(err, backend.ErrBusy) {
+			return nil, fmt.Errorf("the running gateway refuses, and goes on: %w", err)
+		}
 		return nil, fmt.Errorf("the running gateway did not hand over: %w: see its log; if it has ended, start without --replace", err)
 	}
 	log.Info("took over from the gateway that ran", "devices", len(handed))
@@ -60,8 +64,9 @@ func takeOver(ctx context.Context, controlPath string, log *slog.Logger) ([]devi
 
 // successor waits for the gateway that is to replace this one.
 type successor struct {
-	// came is closed once one has asked.
+	// came is closed once one has asked, and may says that it may have the devices.
 	came chan struct{}
+	may  func() error
 
 	mu     sync.Mutex
 	conn   *net.UnixConn
@@ -77,6 +82,10 @@ func (s *successor) wait(l net.Listener) error {
 		}
 		if !asksToReplace(conn) {
 			_ = conn.Close()
+			continue
+		}
+		if reason := s.may(); reason != nil {
+			_ = errors.Join(device.Refuse(conn, reason), conn.Close()) // it fails either way
 			continue
 		}
 		s.mu.Lock()
@@ -125,6 +134,7 @@ func (f *frontEnds) listenReplace() error {
 	if err != nil {
 		return fmt.Errorf("socket for a gateway that replaces this one: %w", err)
 	}
+	f.successor.may = f.devices.manager.MayHandOver
 	f.run("replace", l, f.successor.wait, func(context.Context) error {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			return err

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway/control"
 	"github.com/opencurve/curve-nbd/nbd/device"
 )
@@ -22,7 +25,14 @@ func TestGatewayIsReplacedByWhoAsks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	s := &successor{came: make(chan struct{}), handed: []device.Handed{{Backend: "x"}}}
+	refusals := []error{errors.New("not now")}
+	may := func() (reason error) {
+		if len(refusals) > 0 {
+			reason, refusals = refusals[0], nil
+		}
+		return reason
+	}
+	s := &successor{came: make(chan struct{}), may: may, handed: []device.Handed{{Backend: "x"}}}
 	waited := make(chan error, 1)
 	go func() { waited <- s.wait(l) }()
 	for _, says := range []string{"", "GET / HTTP/1.1\r\n"} {
@@ -36,6 +46,9 @@ func TestGatewayIsReplacedByWhoAsks(t *testing.T) {
 			t.Errorf("%q was taken for a successor", says)
 		}
 		conn.Close()
+	}
+	if _, err := takeOver(t.Context(), controlPath, slog.New(slog.DiscardHandler)); !errors.Is(err, backend.ErrBusy) || !strings.Contains(err.Error(), "not now") || s.asked() {
+		t.Errorf("refused: %v", err)
 	}
 	sent := make(chan error, 1)
 	go func() { <-s.came; sent <- s.send(t.Context()) }()

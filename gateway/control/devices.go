@@ -33,6 +33,8 @@ type MapRequest struct {
 	// MaxDevices and MaxPartitions are parameters for the kernel module, should it
 	// have to be loaded.
 	MaxDevices, MaxPartitions string
+	// TryIoctl attaches it by ioctl where the kernel has no netlink interface.
+	TryIoctl bool
 }
 
 // Device is a volume mapped to a block device.
@@ -46,16 +48,20 @@ type Device struct {
 	Timeout, Reattach time.Duration
 	Since             time.Time
 	PID               int
+	// Ioctl: it is attached by ioctl, and goes with its gateway.
+	Ioctl bool
 }
 
 func (s *service) MapVolume(ctx context.Context, req *controlpb.MapVolumeRequest) (*controlpb.Device, error) {
 	if s.devices == nil {
 		return nil, toStatus(errNoDevices)
 	}
+	ctx, cancel := beforeDeadline(ctx)
+	defer cancel()
 	return oneDevice(s.devices.MapVolume(ctx, MapRequest{
 		Volume: req.GetVolume(), Device: req.GetDevice(), ReadOnly: req.GetReadOnly(), Connections: int(req.GetConnections()),
 		Timeout: time.Duration(req.GetTimeoutNs()), Reattach: time.Duration(req.GetReattachTimeoutNs()), Shared: req.GetShared(),
-		MaxDevices: req.GetNbdsMax(), MaxPartitions: req.GetMaxPart(),
+		MaxDevices: req.GetNbdsMax(), MaxPartitions: req.GetMaxPart(), TryIoctl: req.GetTryIoctl(),
 	}))
 }
 
@@ -63,7 +69,20 @@ func (s *service) UnmapDevice(ctx context.Context, req *controlpb.UnmapDeviceReq
 	if s.devices == nil {
 		return nil, toStatus(errNoDevices)
 	}
+	ctx, cancel := beforeDeadline(ctx)
+	defer cancel()
 	return oneDevice(s.devices.UnmapDevice(ctx, req.GetTarget(), req.GetForce()))
+}
+
+// beforeDeadline ends a little before the client gives up, so that it is told what
+// could not be done in time.
+func beforeDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	const room = 500 * time.Millisecond
+	end, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, end.Add(-min(room, time.Until(end)/4)))
 }
 
 func (s *service) ListDevices(context.Context, *controlpb.ListDevicesRequest) (*controlpb.DeviceList, error) {
@@ -89,7 +108,7 @@ func deviceMessage(d Device) *controlpb.Device {
 	return &controlpb.Device{
 		Path: d.Path, Volume: d.Volume, State: d.State, Problem: d.Problem, SizeBytes: d.Size, ReadOnly: d.ReadOnly,
 		Connections: int32(d.Connections), TimeoutNs: int64(d.Timeout), ReattachTimeoutNs: int64(d.Reattach),
-		AttachedAtNs: timeToNs(d.Since), Pid: int64(d.PID),
+		AttachedAtNs: timeToNs(d.Since), Pid: int64(d.PID), Ioctl: d.Ioctl,
 	}
 }
 
@@ -97,7 +116,7 @@ func deviceOf(m *controlpb.Device) Device {
 	return Device{
 		Path: m.GetPath(), Volume: m.GetVolume(), State: m.GetState(), Problem: m.GetProblem(), Size: m.GetSizeBytes(), ReadOnly: m.GetReadOnly(),
 		Connections: int(m.GetConnections()), Timeout: time.Duration(m.GetTimeoutNs()), Reattach: time.Duration(m.GetReattachTimeoutNs()),
-		Since: nsToTime(m.GetAttachedAtNs()), PID: int(m.GetPid()),
+		Since: nsToTime(m.GetAttachedAtNs()), PID: int(m.GetPid()), Ioctl: m.GetIoctl(),
 	}
 }
 
@@ -106,7 +125,7 @@ func (c *Client) MapVolume(ctx context.Context, req MapRequest) (Device, error) 
 	m, err := c.control.MapVolume(ctx, &controlpb.MapVolumeRequest{
 		Volume: req.Volume, Device: req.Device, ReadOnly: req.ReadOnly, Connections: int32(req.Connections),
 		TimeoutNs: int64(req.Timeout), ReattachTimeoutNs: int64(req.Reattach), Shared: req.Shared,
-		NbdsMax: req.MaxDevices, MaxPart: req.MaxPartitions,
+		NbdsMax: req.MaxDevices, MaxPart: req.MaxPartitions, TryIoctl: req.TryIoctl,
 	})
 	if err != nil {
 		return Device{}, c.fromStatus(err)

@@ -121,7 +121,7 @@ func (k *fakeKernel) State(index int) (kernel.State, error) {
 	if d == nil {
 		return kernel.State{}, nil
 	}
-	st := kernel.State{Connected: true, Backend: d.config.Backend, Size: d.size, BlockSize: d.config.BlockSize, ReadOnly: d.config.ReadOnly}
+	st := kernel.State{Connected: true, Backend: d.config.Backend, PID: int64(index) + 100, Size: d.size, BlockSize: d.config.BlockSize, ReadOnly: d.config.ReadOnly}
 	if k.wrongSize {
 		st.Size = 0
 	}
@@ -216,6 +216,7 @@ type rig struct {
 	t      *testing.T
 	dir    string
 	kernel *fakeKernel
+	store  *embedded.Backend
 	*Manager
 	gateway *gateway.Gateway
 	end     func()
@@ -228,6 +229,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
+	r.store = store
 	r.gateway = gateway.New(store.Meta(), store.Chunks(), gateway.Options{Owner: "test"})
 	for _, name := range []string{"a", "b"} {
 		if _, err := r.gateway.CreateVolume(t.Context(), backend.VolumeSpec{Name: name, Size: 8 << 20}); err != nil {
@@ -243,7 +245,7 @@ func newRig(t *testing.T) *rig {
 func (r *rig) start() {
 	r.t.Helper()
 	server := nbd.NewServer(r.gateway, nbd.Options{})
-	r.Manager = New(Options{Gateway: r.gateway, Server: server, Driver: r.kernel, System: r.kernel, StatePath: filepath.Join(r.dir, "run", "devices")})
+	r.Manager = New(Options{Gateway: r.gateway, Server: server, Driver: r.kernel, Ioctl: fakeIoctl{r.kernel}, System: r.kernel, StatePath: filepath.Join(r.dir, "run", "devices")})
 	m := r.Manager
 	r.end = func() {
 		m.Close()

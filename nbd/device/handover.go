@@ -35,6 +35,9 @@ func (m *Manager) HandOver() []Handed {
 	}
 	for _, d := range all {
 		<-d.kept
+		if d.record.Ioctl {
+			continue // Close takes it down
+		}
 		handed = append(handed, Handed{Backend: d.record.Backend, Sockets: d.take()})
 	}
 	_ = m.Close()

@@ -59,7 +59,9 @@ type Options struct {
 	Gateway *gateway.Gateway
 	Server  *nbd.Server
 	Driver  Driver
-	System  System
+	// Ioctl attaches what is not to be attached by Driver.
+	Ioctl  Driver
+	System System
 	// StatePath is the file that what is mapped is written to.
 	StatePath string
 	Logger    *slog.Logger
@@ -70,6 +72,7 @@ type Manager struct {
 	gateway *gateway.Gateway
 	server  *nbd.Server
 	driver  Driver
+	ioctl   Driver
 	system  System
 	path    string
 	log     *slog.Logger
@@ -85,7 +88,7 @@ func New(o Options) *Manager {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Manager{gateway: o.Gateway, server: o.Server, driver: o.Driver, system: o.System, path: o.StatePath, log: o.Logger}
+	return &Manager{gateway: o.Gateway, server: o.Server, driver: o.Driver, ioctl: o.Ioctl, system: o.System, path: o.StatePath, log: o.Logger}
 }
 
 // Spec is what a device shall be.
@@ -100,6 +103,8 @@ type Spec struct {
 	Timeout, Reattach time.Duration
 	// Shared allows a volume to have more than one device.
 	Shared bool
+	// Ioctl attaches the device by ioctl, without netlink: it goes with the gateway.
+	Ioctl bool
 }
 
 func (s Spec) check() error {
@@ -129,6 +134,8 @@ type Device struct {
 	Reattach    time.Duration
 	Since       time.Time
 	PID         int
+	// Ioctl: see Spec.
+	Ioctl bool
 }
 
 func (m *mapping) device() Device {
@@ -138,6 +145,7 @@ func (m *mapping) device() Device {
 	return Device{
 		Path: m.path(), Volume: r.Volume, State: m.state, Problem: m.problem, Size: m.size, ReadOnly: r.ReadOnly,
 		Connections: r.Connections, Timeout: r.Timeout, Reattach: r.Reattach, Since: r.Since, PID: os.Getpid(),
+		Ioctl: r.Ioctl,
 	}
 }
 
@@ -156,6 +164,7 @@ func (m *Manager) Map(ctx context.Context, spec Spec) (Device, error) {
 	d := newMapping(m, record{
 		Index: spec.Index, Volume: info.Name, Backend: backendID(info.Name), ReadOnly: spec.ReadOnly || info.ReadOnly,
 		Connections: spec.Connections, Timeout: spec.Timeout, Reattach: spec.Reattach, Since: time.Now().UTC().Truncate(time.Second),
+		Ioctl: spec.Ioctl,
 	}, StateConnecting)
 	if err := m.add(d, spec.Shared); err != nil {
 		return Device{}, err
@@ -292,6 +301,10 @@ func (m *Manager) Restore(handed []Handed) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, r := range records {
+		if r.Ioctl {
+			m.lost(r)
+			continue
+		}
 		if r.Index == kernel.AnyDevice {
 			if r.Index, err = m.find(r.Backend); err != nil {
 				return err
@@ -326,8 +339,9 @@ func (m *Manager) find(backendID string) (int, error) {
 	return kernel.AnyDevice, nil
 }
 
-// Close keeps the devices no more, and leaves them to the next gateway. The server
-// is shut down after it.
+// Close keeps the devices no more, and leaves them to the next gateway, but for
+// those that are attached by ioctl, which it takes down. The server is shut down
+// after it.
 func (m *Manager) Close() error {
 	m.mu.Lock()
 	m.closed = true
@@ -336,9 +350,15 @@ func (m *Manager) Close() error {
 	for _, d := range all {
 		d.stop()
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
+	defer cancel()
+	var errs []error
 	for _, d := range all {
 		<-d.kept
+		if d.record.Ioctl {
+			errs = append(errs, m.end(ctx, d))
+		}
 		d.release()
 	}
-	return nil
+	return errors.Join(errs...)
 }

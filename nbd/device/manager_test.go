@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/gateway"
 	"github.com/opencurve/curve-nbd/nbd/kernel"
 )
 
@@ -175,6 +176,7 @@ func TestHandOverThatMakesNoSenseIsRefused(t *testing.T) {
 		"endless name":     "\xff\xff\xff\xff",
 		"name cut short":   "\x00\x00\x00\x09abc",
 		"no end of a list": "\x00\x00\x00\x01a",
+		"refused":          "\xff\xff\xff\xffnot now",
 	} {
 		a, b := transferPair(t)
 		a.Write([]byte(wire))
@@ -282,6 +284,18 @@ func TestResizeReachesTheDevice(t *testing.T) {
 	if st, _ := r.kernel.State(0); st.Size != 16<<20 {
 		t.Errorf("the device has %d bytes", st.Size)
 	}
+}
+
+// Curve's own gateway reads the size once, when it opens the volume.
+func TestD6SizeThatAnotherGatewaySetReachesTheDevice(t *testing.T) {
+	r := newRig(t)
+	r.mapped(spec("a"))
+	other := gateway.New(r.store.Meta(), r.store.Chunks(), gateway.Options{Owner: "other"})
+	defer other.Close(context.Background())
+	if _, err := other.ResizeVolume(t.Context(), "a", 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	r.until("the device has the new size", func() bool { st, _ := r.kernel.State(0); return st.Size == 16<<20 })
 }
 
 func TestStateFileThatCannotBeTrustedIsRefused(t *testing.T) {

@@ -52,6 +52,7 @@ type mapping struct {
 	state   string
 	problem string // why it is not attached, in words
 	size    int64  // the device's
+	thread  int64  // that has it, when attached by ioctl
 }
 
 func newMapping(m *Manager, r record, state string) *mapping {
@@ -134,7 +135,7 @@ func (m *mapping) connect(ctx context.Context) error {
 	info := h.Info()
 	c := m.config(s)
 	c.Size, c.BlockSize = info.Size, info.BlockSize
-	index, err := m.manager.driver.Connect(c)
+	index, err := m.driver().Connect(c)
 	if err != nil {
 		return err
 	}
@@ -143,7 +144,7 @@ func (m *mapping) connect(ctx context.Context) error {
 	m.size = info.Size
 	m.mu.Unlock()
 	if err := m.usable(ctx, c); err != nil {
-		return errors.Join(err, m.manager.driver.Disconnect(m.record.Index))
+		return errors.Join(err, m.driver().Disconnect(m.record.Index))
 	}
 	return nil
 }
@@ -153,6 +154,9 @@ func (m *mapping) usable(ctx context.Context, c kernel.Config) error {
 	for {
 		st, err := m.manager.system.State(m.record.Index)
 		if err == nil && st.Connected && st.Size == c.Size && st.BlockSize == c.BlockSize && st.ReadOnly == c.ReadOnly {
+			m.mu.Lock()
+			m.thread = st.PID
+			m.mu.Unlock()
 			return nil
 		}
 		select {
@@ -185,7 +189,7 @@ func (m *mapping) keep() {
 			return
 		}
 		if errors.Is(err, errGone) {
-			m.manager.log.Warn("device was disconnected by somebody else", "device", m.path(), "volume", m.record.Volume)
+			m.manager.log.Warn("device is gone", "device", m.path(), "volume", m.record.Volume, "reason", err)
 			m.manager.announce(m)
 			go m.manager.forget(m) // it waits for this goroutine
 			return
@@ -195,7 +199,7 @@ func (m *mapping) keep() {
 		}
 		if err == nil {
 			wait = retryFirst
-			m.set(StateAttached, nil)
+			m.set(StateAttached, m.reduced())
 			continue
 		}
 		m.set(StateReattaching, err)
@@ -205,18 +209,21 @@ func (m *mapping) keep() {
 }
 
 // errGone: the kernel has no such device of ours any more.
-var errGone = errors.New("device is gone")
+var errGone = errors.New("somebody else disconnected it")
 
 // restore replaces the connections that have ended.
 func (m *mapping) restore() error {
 	if m.missing() <= 0 {
 		return nil
 	}
+	if m.record.Ioctl {
+		return m.broken()
+	}
 	st, err := m.manager.system.State(m.record.Index)
 	if err != nil {
 		return err
 	}
-	if !st.Connected || st.Backend != m.record.Backend {
+	if !m.is(st) {
 		return errGone
 	}
 	m.set(StateReattaching, errors.New("connections to the kernel broke"))
@@ -242,7 +249,7 @@ func (m *mapping) restore() error {
 	defer s.close()
 	// What the kernel has no use for, as it has not noticed yet that a connection is
 	// gone, ends when it is closed here, and is made again.
-	if err := m.manager.driver.Reconfigure(m.config(s)); err != nil {
+	if err := m.driver().Reconfigure(m.config(s)); err != nil {
 		return err
 	}
 	m.manager.log.Info("device has fresh connections", "device", m.path(), "volume", m.record.Volume, "connections", missing)
@@ -263,7 +270,7 @@ func (m *mapping) resize() error {
 	if size == known {
 		return nil
 	}
-	if err := m.manager.driver.Resize(m.record.Index, m.record.Backend, size); err != nil {
+	if err := m.driver().Resize(m.record.Index, m.record.Backend, size); err != nil {
 		return err
 	}
 	m.mu.Lock()

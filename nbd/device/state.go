@@ -40,6 +40,8 @@ type record struct {
 	Timeout     time.Duration `json:"timeout_ns"`
 	Reattach    time.Duration `json:"reattach_timeout_ns"`
 	Since       time.Time     `json:"since"`
+	// Ioctl: it is gone with the gateway that wrote this.
+	Ioctl bool `json:"ioctl,omitempty"`
 }
 
 func (r record) valid() bool {

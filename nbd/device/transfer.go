@@ -2,6 +2,7 @@ package device
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,7 +15,9 @@ import (
 )
 
 // On the wire a device is the length of its Backend, as four bytes in network order
-// that carry the sockets (SCM_RIGHTS), and the Backend. A length of 0 ends the list.
+// that carry the sockets (SCM_RIGHTS), and the Backend. A length of 0 ends the list;
+// refusal, and the reason up to the end of the stream, stands for one.
+const refusal = 1<<32 - 1
 
 // maxHanded bounds what Receive takes: devices, with up to MaxConnections sockets.
 const maxHanded = 4096
@@ -44,8 +47,17 @@ func Send(to *net.UnixConn, list []Handed) error {
 	return nil
 }
 
+// Refuse says why no devices are handed over.
+func Refuse(to io.Writer, reason error) error {
+	_, err := to.Write(append(binary.BigEndian.AppendUint32(nil, refusal), reason.Error()...))
+	return err
+}
+
+// maxReason is the longest reason that is read, in bytes.
+const maxReason = 4096
+
 // Receive takes devices from the process at the other end. backend.ErrInvalid when
-// it sends something else.
+// it sends something else, ErrBusy with its reason when it refuses.
 func Receive(from *net.UnixConn) (list []Handed, err error) {
 	defer func() {
 		if err != nil {
@@ -63,6 +75,10 @@ func Receive(from *net.UnixConn) (list []Handed, err error) {
 			return list, nil
 		}
 		list = append(list, Handed{Sockets: sockets})
+		if length == refusal {
+			reason, err := io.ReadAll(io.LimitReader(from, maxReason))
+			return list, errors.Join(fmt.Errorf("%w: %s", backend.ErrBusy, reason), err)
+		}
 		if length > kernel.MaxBackend || len(sockets) > MaxConnections {
 			return list, fmt.Errorf("%w: a device with a name of %d bytes and %d sockets was handed over", backend.ErrInvalid, length, len(sockets))
 		}

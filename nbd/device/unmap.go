@@ -39,13 +39,21 @@ func (m *Manager) Unmap(ctx context.Context, target string, force bool) (Device,
 	case <-d.kept:
 	case <-ctx.Done(): // it hangs on the volume, and notices the end by itself
 	}
-	err = m.driver.Disconnect(d.record.Index)
+	err = d.driver().Disconnect(d.record.Index)
 	release()
 	if err != nil {
 		return d.device(), err
 	}
-	go m.forget(d)
-	return d.device(), m.gone(ctx, d)
+	forgotten := make(chan struct{})
+	go func() { defer close(forgotten); m.forget(d) }()
+	if err := m.gone(ctx, d); err != nil {
+		return d.device(), err
+	}
+	select {
+	case <-forgotten: // the volume can be mapped, opened elsewhere and removed
+	case <-ctx.Done():
+	}
+	return d.device(), nil
 }
 
 // lookup finds a mapping by its device or by its volume.
@@ -100,7 +108,7 @@ func (m *mapping) beginDetach() bool {
 func (m *Manager) gone(ctx context.Context, d *mapping) error {
 	for {
 		st, err := m.system.State(d.record.Index)
-		if err == nil && (!st.Connected || st.Backend != d.record.Backend) {
+		if err == nil && !d.is(st) {
 			m.announce(d)
 			m.log.Info("device detached", "device", d.path(), "volume", d.record.Volume)
 			return nil

@@ -6,8 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/opencurve/curve-nbd/backend"
 )
@@ -32,15 +35,22 @@ func ParseDevice(text string) (index int, err error) {
 type State struct {
 	// Connected: it has a server, or waits for one that broke off.
 	Connected bool
-	// Backend is the Config.Backend that it was connected with.
+	// Backend is the Config.Backend that it was connected with, "" if by ioctl; PID
+	// the process that did, or its thread.
 	Backend string
+	PID     int64
 	// Size in bytes, BlockSize of a logical block.
 	Size, BlockSize int64
 	ReadOnly        bool
 }
 
-// System is where the kernel shows its devices; the zero value is this machine.
-type System struct{ root string }
+// System is where the kernel shows its devices.
+type System struct {
+	// Claimer is the command of a process that calls Claim with the device that is
+	// its last argument, for Flush.
+	Claimer []string
+	root    string // "" is this machine
+}
 
 func (s System) path(elem ...string) string {
 	root := s.root
@@ -57,14 +67,14 @@ func (s System) block(index int, elem ...string) string {
 // State of a device. A device that does not exist is not connected.
 func (s System) State(index int) (State, error) {
 	var st State
-	if _, err := os.Stat(s.block(index, "pid")); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return st, nil
+	var err error
+	if st.PID, err = s.number(index, "pid"); err != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) { // just going
+			err = nil
 		}
-		return st, err
+		return State{}, err
 	}
 	st.Connected = true
-	var err error
 	// A kernel that cannot tell has been given no identifier either.
 	if st.Backend, err = read(s.block(index, "backend")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return st, err
@@ -82,7 +92,7 @@ func (s System) State(index int) (State, error) {
 	return st, err
 }
 
-// Devices are the indices of those that exist.
+// Devices are the indices of those that exist, in order.
 func (s System) Devices() ([]int, error) {
 	entries, err := os.ReadDir(s.path("sys/block"))
 	if err != nil {
@@ -94,6 +104,7 @@ func (s System) Devices() ([]int, error) {
 			list = append(list, index)
 		}
 	}
+	slices.Sort(list)
 	return list, nil
 }
 

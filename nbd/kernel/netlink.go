@@ -73,7 +73,7 @@ type Config struct {
 type Driver struct {
 	mu     sync.Mutex
 	conn   *genetlink.Conn
-	family uint16
+	family genetlink.Family
 }
 
 // Open finds the driver. backend.ErrNotSupported when the kernel has none (see Load).
@@ -86,11 +86,12 @@ func Open() (*Driver, error) {
 	if err != nil {
 		err = errors.Join(err, conn.Close())
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%w: the kernel has no nbd driver: load it with `modprobe nbd`", backend.ErrNotSupported)
+			return nil, fmt.Errorf("%w: no nbd driver with a generic netlink interface is to be seen here: load it with `modprobe nbd`; one older than Linux 4.12, and a network namespace of one's own, have none",
+				backend.ErrNotSupported)
 		}
 		return nil, fmt.Errorf("generic netlink family nbd: %w", err)
 	}
-	return &Driver{conn: conn, family: family.ID}, nil
+	return &Driver{conn: conn, family: family}, nil
 }
 
 // Close gives the netlink socket back. Devices stay as they are.
@@ -216,5 +217,18 @@ func (d *Driver) execute(command uint8, encoder *netlink.AttributeEncoder, flags
 	// One at a time: the driver holds a lock meanwhile anyway.
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.conn.Execute(m, d.family, flags)
+	answers, err := d.conn.Execute(m, d.family.ID, flags)
+	if !errors.Is(err, unix.ENOENT) {
+		return answers, err
+	}
+	// The module was loaded again, and the family has another number.
+	family, missing := d.conn.GetFamily(familyName)
+	if missing != nil {
+		return nil, errors.Join(err, missing)
+	}
+	if family.ID == d.family.ID {
+		return nil, err
+	}
+	d.family = family
+	return d.conn.Execute(m, d.family.ID, flags)
 }

@@ -49,7 +49,7 @@ func device(more map[string]string) map[string]string {
 
 func TestStateIsWhatSysfsSays(t *testing.T) {
 	s := tree(t, device(nil))
-	want := State{Connected: true, Backend: "me", Size: 1 << 20, BlockSize: 4096, ReadOnly: true}
+	want := State{Connected: true, Backend: "me", PID: 12, Size: 1 << 20, BlockSize: 4096, ReadOnly: true}
 	if st, err := s.State(0); err != nil || st != want {
 		t.Errorf("%+v, %v; want %+v", st, err, want)
 	}
@@ -87,7 +87,10 @@ func TestUsersAreNamed(t *testing.T) {
 		{"swap", map[string]string{"proc/swaps": "Filename\tType\tSize\tUsed\tPriority\n/dev/nbd0p1 partition 100 0 -2\n"}, []string{"nbd0p1 is used as swap"}},
 		{"device mapper", map[string]string{"sys/block/nbd0/holders/dm-3/x": ""}, []string{"nbd0 is part of dm-3"}},
 		{"md on a partition", map[string]string{"sys/block/nbd0/nbd0p1/holders/md0/x": ""}, []string{"nbd0p1 is part of md0"}},
+		{"a loop device", map[string]string{"sys/block/loop2/loop/backing_file": "/dev/nbd0p1\n"}, []string{"nbd0p1 is under loop2"}},
+		{"a loop device on a file", map[string]string{"sys/block/loop2/loop/backing_file": "/tmp/nbd0\n"}, nil},
 		{"a process", map[string]string{"proc/9/fd/4": "->/dev/nbd0", "proc/9/comm": "dd\n"}, []string{"nbd0 is open in process 9 (dd)"}},
+		{"this process", map[string]string{"proc/9/fd/4": "->/dev/nbd0", "proc/self": "->9"}, nil},
 		{"a process with another", map[string]string{"proc/9/fd/4": "->/dev/nbd1"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -17,15 +17,15 @@ import (
 const maxUsers = 16
 
 // Users says, in words, who uses a device: mounts of it and of its partitions in
-// any mount namespace, swap, device mapper and md on top, and processes that have
-// it open. Empty when nobody does, as far as this process may look.
+// any mount namespace, swap, device mapper, md and loop devices on top, and processes
+// that have it open. Empty when nobody does, as far as this process may look.
 func (s System) Users(index int) ([]string, error) {
 	nodes, err := s.nodes(index)
 	if err != nil {
 		return nil, err
 	}
 	var users []string
-	for _, find := range []func([]node) ([]string, error){s.mounts, s.swaps, s.holders, s.openers} {
+	for _, find := range []func([]node) ([]string, error){s.mounts, s.swaps, s.holders, s.loops, s.openers} {
 		found, err := find(nodes)
 		if err != nil {
 			return nil, err
@@ -119,6 +119,28 @@ func (s System) swaps(nodes []node) ([]string, error) {
 	return users, nil
 }
 
+// loops are the loop devices on top, which neither hold it nor are processes.
+func (s System) loops(nodes []node) ([]string, error) {
+	files, err := filepath.Glob(s.path("sys/block/loop*/loop/backing_file"))
+	if err != nil {
+		return nil, err
+	}
+	var users []string
+	for _, file := range files {
+		backing, err := read(file)
+		if err != nil || !strings.HasPrefix(backing, "/dev/") {
+			continue // gone, or not a device
+		}
+		for _, n := range nodes {
+			if filepath.Base(backing) == n.name {
+				loop := filepath.Base(filepath.Dir(filepath.Dir(file)))
+				users = append(users, fmt.Sprintf("%s is under %s", n.name, loop))
+			}
+		}
+	}
+	return users, nil
+}
+
 // holders are the devices that are made of this one.
 func (s System) holders(nodes []node) ([]string, error) {
 	var users []string
@@ -134,12 +156,14 @@ func (s System) holders(nodes []node) ([]string, error) {
 	return users, nil
 }
 
-// openers are the processes that have it open.
+// openers are the processes that have it open, but for this one: it keeps what is
+// attached by ioctl open.
 func (s System) openers(nodes []node) ([]string, error) {
 	links, err := filepath.Glob(s.path("proc/[0-9]*/fd/*"))
 	if err != nil {
 		return nil, err
 	}
+	self, _ := os.Readlink(s.path("proc/self"))
 	var users []string
 	for _, link := range links {
 		target, err := os.Readlink(link)
@@ -150,6 +174,9 @@ func (s System) openers(nodes []node) ([]string, error) {
 			continue
 		}
 		pid := filepath.Base(filepath.Dir(filepath.Dir(link)))
+		if pid == self {
+			continue
+		}
 		command, _ := read(s.path("proc", pid, "comm")) // optional
 		user := fmt.Sprintf("%s is open in process %s (%s)", filepath.Base(target), pid, command)
 		if !slices.Contains(users, user) {

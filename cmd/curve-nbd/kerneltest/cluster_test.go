@@ -84,6 +84,13 @@ func (c *cluster) awaitHealthy() {
 	until(c.t, "the cluster is healthy", func() bool { return c.run("status").code == 0 })
 }
 
+// testExt4OnCluster has D6 of Curve's defects too: a resize by another gateway.
+func testExt4OnCluster(t *testing.T) {
+	c := startCluster(t)
+	mds := c.status().MDS[0].Address
+	ext4Life(t, startGateway(t, "--mds", mds), startGateway(t, "--mds", mds))
+}
+
 // testLeaderKilled: a file system on replicated chunks, and their leader dies.
 func testLeaderKilled(t *testing.T) {
 	c := startCluster(t)

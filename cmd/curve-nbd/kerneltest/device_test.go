@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,6 +14,13 @@ import (
 
 func testExt4(t *testing.T) {
 	g := startGateway(t)
+	ext4Life(t, g, g)
+}
+
+// ext4Life is all that a file system goes through on a device of g. The volume is
+// resized by another gateway, if resizer is one.
+func ext4Life(t *testing.T, g, resizer *gateway) {
+	t.Helper()
 	dev := g.device("team/pg-data", "256M")
 	dir := mount(t, "ext4", dev)
 	startLoad(t, dir, inForm(2*time.Second, 20*time.Second)).end()
@@ -22,12 +28,17 @@ func testExt4(t *testing.T) {
 	must(t, "sh", "-c", "rm -f "+dir+"/load*")
 	must(t, "sync")
 	must(t, "fstrim", dir)
-	if now := g.allocated("team/pg-data"); now >= used {
+	// The host's files, on which a cluster is, do not tell a guest what they take.
+	if now := g.allocated("team/pg-data"); now >= used && resizer == g {
 		t.Errorf("%d bytes are allocated after fstrim, %d before", now, used)
 	}
-	g.ok("volume", "resize", "team/pg-data", "320M")
-	if size := strings.TrimSpace(must(t, "blockdev", "--getsize64", dev)); size != strconv.Itoa(320<<20) {
-		t.Errorf("the device has %s bytes after the resize", size)
+	resizer.ok("volume", "resize", "team/pg-data", "320M")
+	size := func() string { return strings.TrimSpace(must(t, "blockdev", "--getsize64", dev)) }
+	if resizer != g { // which finds out by itself
+		g.until("the device has another size", func() bool { return size() != strconv.Itoa(256<<20) })
+	}
+	if got := size(); got != strconv.Itoa(320<<20) {
+		t.Errorf("the device has %s bytes after the resize", got)
 	}
 	must(t, "resize2fs", dev)
 	var st syscall.Statfs_t
@@ -73,66 +84,19 @@ func testXFS(t *testing.T) {
 	g.ok("unmap", "x")
 }
 
-func testPartitions(t *testing.T) {
-	g := startGateway(t)
-	dev := g.device("parted", "256M")
-	cmd := exec.Command("sfdisk", "-q", dev)
-	cmd.Stdin = strings.NewReader("label: gpt\nsize=128MiB\nsize=64MiB\n")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("sfdisk: %v: %s", err, out)
-	}
-	part := dev + "p1"
-	until(t, "the partition has a node", func() bool { _, err := os.Stat(part); return err == nil })
-	dir := mount(t, "ext4", part)
-	g.refused(4, filepath.Base(part)+" is mounted on "+dir, "unmap", dev)
-	wantSound(t, dir, part)
-	g.ok("unmap", dev)
-	// What is mapped again has its partitions again.
-	g.ok("map", "parted", "--device", dev)
-	until(t, "the partition is found again", func() bool { _, err := os.Stat(part); return err == nil })
-	must(t, "e2fsck", "-fn", part)
-	g.ok("unmap", "parted")
-}
-
-func testInUse(t *testing.T) {
-	g := startGateway(t)
-	dev := g.device("used", "64M")
-	hold, err := os.Open(dev)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g.refused(4, fmt.Sprintf("nbd0 is open in process %d", os.Getpid()), "unmap", "used")
-	hold.Close()
-	must(t, "mkswap", dev)
-	if o := execute(t, nil, "swapon", dev); o.code == 0 { // a kernel without swap cannot
-		g.refused(4, "is used as swap", "unmap", "used")
-		must(t, "swapoff", dev)
-	}
-	dir := mount(t, "ext4", dev)
-	g.refused(4, "is mounted on "+dir, "unmap", dev)
-	must(t, "umount", dir)
-	g.ok("unmap", dev)
-}
-
-// testRefusals has the defects of Curve's own curve-nbd that are about saying the
-// truth: D1 (map hangs when its daemon dies), D3 and D5 (names), D11 (twice).
 func testRefusals(t *testing.T) {
 	g := startGateway(t)
 	g.refused(3, "nothing-here", "map", "nothing-here")
 	g.refused(3, "not mapped", "unmap", "/dev/nbd3")
 	g.refused(2, "device", "map", "nothing-here", "--device", "/dev/sda")
 	dev := g.device("one", "64M")
-	g.refused(5, "one is mapped to "+dev, "map", "one")
 	g.ok("volume", "create", "two", "--size", "64M")
 	g.refused(4, dev+" is connected already", "map", "two", "--device", dev)
 	if n := len(g.mapped()); n != 1 {
 		t.Errorf("%d devices are listed after what was refused, want 1", n)
 	}
-	second := g.ok("map", "one", "--no-exclusive")
-	g.refused(2, "more than one device", "unmap", "one")
-	g.ok("unmap", second)
 	g.refused(4, "open", "volume", "rm", "one")
-	g.ok("unmap", "cbd:pool//one_user_")
+	g.ok("unmap", "one")
 	g.ok("unmap", "--missing-ok", "one")
 	g.ok("volume", "rm", "one")
 }
@@ -240,7 +204,7 @@ func testCycles(t *testing.T) {
 	}
 	// The control connections of the commands end when they like.
 	until(t, "descriptors are given back", func() bool { return count() <= before+2 })
-	state, err := os.ReadFile(strings.TrimPrefix(g.control, "unix:") + ".devices")
+	state, err := os.ReadFile(g.state())
 	if err != nil || !strings.Contains(string(state), `"devices": []`) {
 		t.Errorf("what is mapped, as written down: %s, %v", state, err)
 	}

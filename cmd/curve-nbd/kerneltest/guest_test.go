@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,12 +27,21 @@ type gateway struct {
 	control string
 	logPath string
 	backend []string // serve's flags for it
+	under   []string // the command that it runs under, if any
 	cmd     *exec.Cmd
 	exited  chan struct{}
 }
 
 // startGateway starts one on a data directory, or on the backend that flags name.
 func startGateway(t *testing.T, backend ...string) *gateway {
+	t.Helper()
+	g := newGateway(t, backend...)
+	g.start()
+	return g
+}
+
+// newGateway is one that is not started yet.
+func newGateway(t *testing.T, backend ...string) *gateway {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "gateway")
 	if err != nil {
@@ -41,8 +51,10 @@ func startGateway(t *testing.T, backend ...string) *gateway {
 	if g.backend = backend; len(backend) == 0 {
 		g.backend = []string{"--data-dir", filepath.Join(dir, "data")}
 	}
-	g.start()
 	t.Cleanup(func() {
+		if g.cmd == nil {
+			return
+		}
 		for _, d := range g.mapped() {
 			g.run("unmap", "--force", d.Device)
 		}
@@ -56,6 +68,9 @@ func startGateway(t *testing.T, backend ...string) *gateway {
 	})
 	return g
 }
+
+// state is the file that the gateway writes its devices down in.
+func (g *gateway) state() string { return strings.TrimPrefix(g.control, "unix:") + ".devices" }
 
 // replace starts another gateway in the place of this one.
 func (g *gateway) replace() {
@@ -80,8 +95,10 @@ func (g *gateway) start(flags ...string) {
 		g.t.Fatal(err)
 	}
 	defer log.Close()
-	g.cmd = exec.Command(os.Getenv("CURVE_NBD"), append(append([]string{"serve", "--control", g.control,
-		"--nbd-listen", "unix:" + filepath.Join(g.dir, "nbd.sock")}, g.backend...), flags...)...)
+	command := append(slices.Clone(g.under), os.Getenv("CURVE_NBD"), "serve", "--control", g.control,
+		"--nbd-listen", "unix:"+filepath.Join(g.dir, "nbd.sock"))
+	command = append(append(command, g.backend...), flags...)
+	g.cmd = exec.Command(command[0], command[1:]...)
 	g.cmd.Stdout, g.cmd.Stderr = log, log
 	if err := g.cmd.Start(); err != nil {
 		g.t.Fatal(err)
@@ -114,7 +131,7 @@ func (g *gateway) until(what string, ok func() bool) {
 
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not within %v: %s", patience, what)
 		}
@@ -153,7 +170,8 @@ func (g *gateway) refused(code int, says string, args ...string) {
 
 type mappedDevice struct {
 	Device, Volume, State, Problem string
-	Size                           int64 `json:"size_bytes"`
+	Size                           int64  `json:"size_bytes"`
+	AttachedBy                     string `json:"attached_by"`
 	PID                            int
 }
 
@@ -310,4 +328,27 @@ func wantSound(t *testing.T, dir, dev string) {
 	if o := execute(t, nil, "e2fsck", "-fn", dev); o.code != 0 {
 		t.Errorf("e2fsck: exit code %d\n%s%s", o.code, o.out, o.errors)
 	}
+}
+
+// wantNobodyHangs checks that no process waits for a device and cannot be killed.
+func wantNobodyHangs(t *testing.T) {
+	t.Helper()
+	until(t, "no process hangs in the kernel", func() bool { return len(hanging(t)) == 0 })
+}
+
+// hanging are the threads that wait in the kernel and cannot be killed.
+func hanging(t *testing.T) (list []string) {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/task/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, stat := range stats {
+		text, err := os.ReadFile(stat)
+		// The state comes after the name, which may hold anything.
+		if _, rest, ok := bytes.Cut(text, []byte(") ")); err == nil && ok && rest[0] == 'D' {
+			list = append(list, stat)
+		}
+	}
+	return list
 }

@@ -28,7 +28,7 @@ func TestKernel(t *testing.T) {
 		inGuest(t)
 		return
 	}
-	must(t, "modprobe", "nbd", "nbds_max=4", "max_part=15")
+	loadModule(t)
 	type part struct {
 		name string
 		test func(*testing.T)
@@ -36,9 +36,9 @@ func TestKernel(t *testing.T) {
 	parts := []part{
 		{"life of an ext4", testExt4},
 		{"xfs", testXFS},
-		{"partitions", testPartitions},
-		{"in use", testInUse},
 		{"clear refusals", testRefusals},
+		{"defects", testDefects},
+		{"blktests", testBlktests},
 		{"map starts a gateway", testMapStartsAGateway},
 		{"table of what boots", testBootTable},
 		{"read-only", testReadOnly},
@@ -48,11 +48,12 @@ func TestKernel(t *testing.T) {
 		{"several connections", testSeveralConnections},
 		{"force under load", testForceUnderLoad},
 		{"gateway that never comes back", testNoGateway},
-		{"disconnected by another", testDisconnectedByAnother},
+		{"gateway killed during unmap", testKilledWhileUnmapping},
+		{"attached by ioctl", testIoctl},
 		{"cycles leak nothing", testCycles},
 	}
 	if long { // a cluster is slow on one processor
-		parts = append(parts, part{"leader chunkserver killed", testLeaderKilled}, part{"MDS down", testNoMDS})
+		parts = append(parts, part{"life of an ext4 on a cluster, D6", testExt4OnCluster}, part{"leader chunkserver killed", testLeaderKilled}, part{"MDS down", testNoMDS})
 	}
 	for _, c := range parts {
 		t.Run(c.name, c.test)

@@ -1163,8 +1163,10 @@ type Device struct {
 	ReattachTimeoutNs int64  `protobuf:"varint,9,opt,name=reattach_timeout_ns,json=reattachTimeoutNs,proto3" json:"reattach_timeout_ns,omitempty"`
 	AttachedAtNs      int64  `protobuf:"varint,10,opt,name=attached_at_ns,json=attachedAtNs,proto3" json:"attached_at_ns,omitempty"`
 	Pid               int64  `protobuf:"varint,11,opt,name=pid,proto3" json:"pid,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Attached by ioctl, so that it goes with its gateway.
+	Ioctl         bool `protobuf:"varint,12,opt,name=ioctl,proto3" json:"ioctl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Device) Reset() {
@@ -1274,6 +1276,13 @@ func (x *Device) GetPid() int64 {
 	return 0
 }
 
+func (x *Device) GetIoctl() bool {
+	if x != nil {
+		return x.Ioctl
+	}
+	return false
+}
+
 type DeviceList struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Devices       []*Device              `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
@@ -1329,9 +1338,11 @@ type MapVolumeRequest struct {
 	TimeoutNs         int64                  `protobuf:"varint,5,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"`
 	ReattachTimeoutNs int64                  `protobuf:"varint,6,opt,name=reattach_timeout_ns,json=reattachTimeoutNs,proto3" json:"reattach_timeout_ns,omitempty"`
 	// The volume may have other devices.
-	Shared        bool   `protobuf:"varint,7,opt,name=shared,proto3" json:"shared,omitempty"`
-	NbdsMax       string `protobuf:"bytes,8,opt,name=nbds_max,json=nbdsMax,proto3" json:"nbds_max,omitempty"`
-	MaxPart       string `protobuf:"bytes,9,opt,name=max_part,json=maxPart,proto3" json:"max_part,omitempty"`
+	Shared  bool   `protobuf:"varint,7,opt,name=shared,proto3" json:"shared,omitempty"`
+	NbdsMax string `protobuf:"bytes,8,opt,name=nbds_max,json=nbdsMax,proto3" json:"nbds_max,omitempty"`
+	MaxPart string `protobuf:"bytes,9,opt,name=max_part,json=maxPart,proto3" json:"max_part,omitempty"`
+	// Attach it by ioctl where the kernel has no netlink interface.
+	TryIoctl      bool `protobuf:"varint,10,opt,name=try_ioctl,json=tryIoctl,proto3" json:"try_ioctl,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1427,6 +1438,13 @@ func (x *MapVolumeRequest) GetMaxPart() string {
 		return x.MaxPart
 	}
 	return ""
+}
+
+func (x *MapVolumeRequest) GetTryIoctl() bool {
+	if x != nil {
+		return x.TryIoctl
+	}
+	return false
 }
 
 // The target is a device or the volume that is mapped to one. With force it goes
@@ -1616,7 +1634,7 @@ const file_gateway_control_controlpb_control_proto_rawDesc = "" +
 	"\x12in_flight_requests\x18\x06 \x01(\x03R\x10inFlightRequests\x12&\n" +
 	"\x0fin_flight_bytes\x18\a \x01(\x03R\rinFlightBytes\x12!\n" +
 	"\fbuffer_bytes\x18\b \x01(\x03R\vbufferBytes\x126\n" +
-	"\aexports\x18\t \x03(\v2\x1c.curve.nbd.control.v1.ExportR\aexports\"\xc9\x02\n" +
+	"\aexports\x18\t \x03(\v2\x1c.curve.nbd.control.v1.ExportR\aexports\"\xdf\x02\n" +
 	"\x06Device\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x14\n" +
@@ -1631,10 +1649,11 @@ const file_gateway_control_controlpb_control_proto_rawDesc = "" +
 	"\x13reattach_timeout_ns\x18\t \x01(\x03R\x11reattachTimeoutNs\x12$\n" +
 	"\x0eattached_at_ns\x18\n" +
 	" \x01(\x03R\fattachedAtNs\x12\x10\n" +
-	"\x03pid\x18\v \x01(\x03R\x03pid\"D\n" +
+	"\x03pid\x18\v \x01(\x03R\x03pid\x12\x14\n" +
+	"\x05ioctl\x18\f \x01(\bR\x05ioctl\"D\n" +
 	"\n" +
 	"DeviceList\x126\n" +
-	"\adevices\x18\x01 \x03(\v2\x1c.curve.nbd.control.v1.DeviceR\adevices\"\x9e\x02\n" +
+	"\adevices\x18\x01 \x03(\v2\x1c.curve.nbd.control.v1.DeviceR\adevices\"\xbb\x02\n" +
 	"\x10MapVolumeRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x1b\n" +
@@ -1645,7 +1664,9 @@ const file_gateway_control_controlpb_control_proto_rawDesc = "" +
 	"\x13reattach_timeout_ns\x18\x06 \x01(\x03R\x11reattachTimeoutNs\x12\x16\n" +
 	"\x06shared\x18\a \x01(\bR\x06shared\x12\x19\n" +
 	"\bnbds_max\x18\b \x01(\tR\anbdsMax\x12\x19\n" +
-	"\bmax_part\x18\t \x01(\tR\amaxPart\"B\n" +
+	"\bmax_part\x18\t \x01(\tR\amaxPart\x12\x1b\n" +
+	"\ttry_ioctl\x18\n" +
+	" \x01(\bR\btryIoctl\"B\n" +
 	"\x12UnmapDeviceRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x14\n" +
