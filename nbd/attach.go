@@ -27,7 +27,7 @@ func (s *Server) Attach(nc net.Conn, h *gateway.Handle, siblings *Siblings) (*At
 	stopping := s.stopping
 	if !stopping {
 		a.conn = newConn(s, nc)
-		a.conn.handle = h
+		a.conn.handle, a.conn.attached = h, true
 		a.conn.in.resume = a.conn.handing.Load
 		if siblings != nil {
 			a.conn.siblings, a.conn.left = siblings, make(chan struct{})

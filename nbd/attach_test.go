@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/opencurve/curve-nbd/nbd"
+	"github.com/opencurve/curve-nbd/nbd/client"
 )
 
 // goOn serves a socket that was taken from another server.
@@ -114,4 +115,26 @@ func TestD9UnknownCommandIsRefusedAndTheDeviceLives(t *testing.T) {
 	}
 	k.send(wireDisconnect, cookie+1, 0, 0, nil)
 	<-ended
+}
+
+// A gateway that hands over has its other clients leave first.
+func TestAttachedConnectionsOutliveClients(t *testing.T) {
+	tg := serve(t, setup{})
+	k, a := attachment(t, tg)
+	c := connect(t, tg, client.SimpleReplies)
+	if err := tg.server.ShutdownClients(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Flush(t.Context()); err == nil {
+		t.Error("a client is still served")
+	}
+	k.send(wireRead, 1, 0, testBlock, nil)
+	k.answer(1, testBlock)
+	another, _ := attachment(t, tg)
+	another.send(wireRead, 1, 0, testBlock, nil)
+	another.answer(1, testBlock)
+	if err := tg.server.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-a.Ended()
 }

@@ -32,6 +32,7 @@ type conn struct {
 	// siblings, if any, are the client's connections, this one among them; left is
 	// closed when nothing of this one is under way any more.
 	siblings *Siblings
+	attached bool // it is no client's, and came without a handshake
 	left     chan struct{}
 	hung     hangUp
 	// blockStatus: base:allocation was agreed on.
@@ -146,6 +147,8 @@ func (c *conn) finish() {
 	}
 	c.handle.Release()
 }
+
+func (c *conn) isClient() bool { return !c.attached }
 
 // drain asks the reader to stop at the next request.
 func (c *conn) drain() {

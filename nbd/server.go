@@ -56,9 +56,12 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
 	stopping  bool
-	refused   time.Time // when a refused connection was last logged
+	// drained: only attached connections are wanted any more.
+	drained bool
+	refused time.Time // when a refused connection was last logged
 
 	serving  sync.WaitGroup // connections
+	clients  sync.WaitGroup // those that are not attached
 	watchdog sync.WaitGroup
 	stop     chan struct{} // ends the watchdog
 }
@@ -94,7 +97,7 @@ func NewServer(g *gateway.Gateway, o Options) *Server {
 // listener fails.
 func (s *Server) Serve(l net.Listener) error {
 	s.mu.Lock()
-	if s.stopping {
+	if s.drained {
 		s.mu.Unlock()
 		return l.Close()
 	}
@@ -129,22 +132,23 @@ func (s *Server) Serve(l net.Listener) error {
 func (s *Server) isStopping() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.stopping
+	return s.drained
 }
 
 // start serves a new connection, or turns it away when there are too many.
 func (s *Server) start(nc net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopping || len(s.conns) >= s.opts.MaxConnections {
+	if s.drained || len(s.conns) >= s.opts.MaxConnections {
 		_ = nc.Close()
-		if now := time.Now(); !s.stopping && now.Sub(s.refused) > time.Second {
+		if now := time.Now(); !s.drained && now.Sub(s.refused) > time.Second {
 			s.refused = now
 			s.log.Warn("connection refused: too many", "limit", s.opts.MaxConnections, "remote", nc.RemoteAddr())
 		}
 		return
 	}
-	s.serveLocked(newConn(s, nc), func() {})
+	s.clients.Add(1)
+	s.serveLocked(newConn(s, nc), s.clients.Done)
 }
 
 // serveLocked runs a connection on a goroutine of its own.
@@ -190,29 +194,16 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	first := !s.stopping
 	s.stopping = true
-	for l := range s.listeners {
-		_ = l.Close()
-	}
-	for c := range s.conns {
-		c.drain()
-	}
+	s.drainLocked(all)
 	s.mu.Unlock()
 
-	idle := make(chan struct{})
-	go func() {
-		s.serving.Wait()
-		close(idle)
-	}()
+	idle := whenIdle(&s.serving)
 	var err error
 	select {
 	case <-idle:
 	case <-ctx.Done():
 		err = ctx.Err()
-		s.mu.Lock()
-		for c := range s.conns {
-			c.abort("shutdown took too long")
-		}
-		s.mu.Unlock()
+		s.abort(all)
 		<-idle
 	}
 	if first {
@@ -220,4 +211,53 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.watchdog.Wait()
 	}
 	return err
+}
+
+// ShutdownClients is Shutdown for all but attached connections, which are served on;
+// more can be attached. When ctx ends first it does not wait for requests that are in
+// the volume's queues: Shutdown does.
+func (s *Server) ShutdownClients(ctx context.Context) error {
+	s.mu.Lock()
+	s.drainLocked((*conn).isClient)
+	s.mu.Unlock()
+	select {
+	case <-whenIdle(&s.clients):
+		return nil
+	case <-ctx.Done():
+		s.abort((*conn).isClient)
+		return ctx.Err()
+	}
+}
+
+func all(*conn) bool { return true }
+
+func (s *Server) drainLocked(which func(*conn) bool) {
+	s.drained = true
+	for l := range s.listeners {
+		_ = l.Close()
+	}
+	for c := range s.conns {
+		if which(c) {
+			c.drain()
+		}
+	}
+}
+
+func (s *Server) abort(which func(*conn) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if which(c) {
+			c.abort("shutdown took too long")
+		}
+	}
+}
+
+func whenIdle(serving *sync.WaitGroup) <-chan struct{} {
+	idle := make(chan struct{})
+	go func() {
+		serving.Wait()
+		close(idle)
+	}()
+	return idle
 }

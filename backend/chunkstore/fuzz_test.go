@@ -47,6 +47,23 @@ func FuzzHeader(f *testing.F) {
 
 // FuzzTable: entries survive a round trip, and reconciling any block with any
 // entry gives one that reads back.
+func FuzzInventory(f *testing.F) {
+	f.Add([]byte{0, 0, 0, 0})
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		inv, err := DecodeInventory(b)
+		if err != nil {
+			if !errors.Is(err, backend.ErrChecksum) {
+				t.Errorf("error %v", err)
+			}
+			return
+		}
+		if again := inv.Encode(nil); !bytes.Equal(again, b) {
+			t.Errorf("%x became %x", b, again)
+		}
+	})
+}
+
 func FuzzTable(f *testing.F) {
 	f.Add([]byte{1, 0, 0, 0, 0, 0, 0, 0}, uint32(0), []byte("block"))
 	f.Add([]byte{}, zeroBlockSum, []byte{})

@@ -21,6 +21,9 @@ type Options struct {
 	// QueueDepth bounds the operations that wait: for each write worker, for
 	// all read workers together, and for all flushes together. Default 256.
 	QueueDepth int
+	// Inherited is the Inventory of the store that had the directory until now, if
+	// it is known: it spares Open the listing of the directory, and the sync.
+	Inherited *Inventory
 	// Logger hears of recoveries and of failing disks. Default slog.Default().
 	Logger *slog.Logger
 

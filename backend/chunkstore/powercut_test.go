@@ -344,7 +344,19 @@ func (p *powerCuts) reopen() error {
 		return fmt.Errorf("close: %w", err)
 	}
 	p.model.settleVolume(0)
-	return p.open()
+	if p.rng.IntN(2) == 0 {
+		return p.open()
+	}
+	// As one process hands over to the next.
+	p.note("with an inventory")
+	inventory, err := chunkstore.DecodeInventory(p.store.Inventory().Encode(nil))
+	if err != nil {
+		return err
+	}
+	p.opts.Inherited = inventory
+	err = p.open()
+	p.opts.Inherited = nil
+	return err
 }
 
 var schedules = flag.Uint64("schedules", 3, "random schedules of the power-cut test for each disk")

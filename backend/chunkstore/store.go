@@ -43,6 +43,8 @@ type Store struct {
 	// to set closed: after that nobody sends.
 	gate   sync.RWMutex
 	closed atomic.Bool
+	// orderly: Close has made everything durable.
+	orderly bool
 
 	// One queue for each writer keeps the changes of a chunk in order.
 	writers  []chan *backend.Op
@@ -66,6 +68,11 @@ func Open(fsys disk.FS, dir string, opts Options) (*Store, error) {
 		fs: fsys, dir: dir, opts: opts, log: opts.Logger,
 		index:   newIndex(),
 		volumes: volumes{byID: make(map[backend.VolumeID]*volume)},
+	}
+	if opts.Inherited != nil {
+		s.inherit(opts.Inherited)
+		s.start()
+		return s, nil
 	}
 	if err := s.makeDirs(); err != nil {
 		return nil, err
@@ -185,6 +192,15 @@ func (s *Store) Close() error {
 	if !s.stop() {
 		return nil
 	}
+	if err := s.eachShard(s.closeShard); err != nil {
+		return fmt.Errorf("close chunk store: %w", err)
+	}
+	s.orderly = true
+	return nil
+}
+
+// eachShard works on all shards of the index, some of them at a time.
+func (s *Store) eachShard(work func(shard int) error) error {
 	var mu sync.Mutex
 	var errs []error
 	var wg sync.WaitGroup
@@ -192,7 +208,7 @@ func (s *Store) Close() error {
 	for range min(s.opts.SyncWorkers, indexShards) {
 		wg.Go(func() {
 			for i := range shards {
-				if err := s.closeShard(i); err != nil {
+				if err := work(i); err != nil {
 					mu.Lock()
 					errs = append(errs, err)
 					mu.Unlock()
@@ -205,10 +221,7 @@ func (s *Store) Close() error {
 	}
 	close(shards)
 	wg.Wait()
-	if len(errs) > 0 {
-		return fmt.Errorf("close chunk store: %w", errors.Join(errs...))
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (s *Store) closeShard(i int) error {

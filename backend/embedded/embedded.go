@@ -37,13 +37,17 @@ type Options struct {
 	Chunks chunkstore.Options
 	// Log is slog.Default() by default.
 	Log *slog.Logger
+	// Legacy is what the Backend that had the directory until just now leaves: it
+	// spares Open looking for itself. One of another directory is not used.
+	Legacy []byte
 	// Metrics gets the chunk store's counters; nil for none.
 	Metrics prometheus.Registerer
 }
 
 // Backend is an open data directory, or its like in RAM.
 type Backend struct {
-	dir    *dataDir // nil in RAM
+	dir    *dataDir  // nil in RAM
+	store  mds.Store // of the directory
 	mds    *mds.MDS
 	chunks backend.Chunks
 	log    *slog.Logger
@@ -57,6 +61,7 @@ type Backend struct {
 
 	close    sync.Once
 	closeErr error
+	legacy   []byte
 }
 
 // Open opens the data directory dir, making it if it is missing or empty.
@@ -83,6 +88,7 @@ func Open(dir string, opts Options) (_ *Backend, err error) {
 		return nil, fmt.Errorf("data directory %s: %w", dir, err)
 	}
 	opened = append(opened, store.Close)
+	opts.Chunks.Inherited = d.inherit(store, opts.Legacy)
 	m, err := mds.New(store, mds.Options{StoreID: d.identity.UUID})
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s: %w", dir, err)
@@ -103,7 +109,7 @@ func Open(dir string, opts Options) (_ *Backend, err error) {
 	}
 
 	b := newBackend(m, chunks, opts)
-	b.dir = d
+	b.dir, b.store = d, store
 	opened = append(opened, func() error { b.stop(); return nil })
 	candidates, err := b.takeOver(chunks)
 	if err != nil {
@@ -189,7 +195,9 @@ func (b *Backend) Close() error {
 		// Data before metadata: nothing may be in flight when the store that
 		// says where it belongs is gone. The lock last: until then nobody else
 		// may look.
-		b.closeErr = errors.Join(b.chunks.Close(), b.mds.Close())
+		b.closeErr = b.chunks.Close()
+		b.legacy = b.bequeath()
+		b.closeErr = errors.Join(b.closeErr, b.mds.Close())
 		if b.dir != nil {
 			b.closeErr = errors.Join(b.closeErr, b.dir.close())
 		}

@@ -192,6 +192,15 @@ func (s *boltStore) View(ctx context.Context, fn func(Txn) error) error {
 	})
 }
 
+// Changes implements Counting: bbolt numbers its transactions.
+func (s *boltStore) Changes() (n uint64, err error) {
+	err = s.run(false, func(tx *bolt.Tx) error {
+		n = uint64(tx.ID())
+		return nil
+	})
+	return n, err
+}
+
 // run is db.View and db.Update, apart from telling errors of the file from
 // errors of fn, and making an error of a page that the disk cannot read.
 func (s *boltStore) run(writable bool, fn func(*bolt.Tx) error) (err error) {

@@ -28,6 +28,12 @@ type Store interface {
 	Close() error
 }
 
+// Counting is a Store that knows how often it was changed, ever.
+type Counting interface {
+	// Changes is larger after an Update that changed anything, by whichever process.
+	Changes() (uint64, error)
+}
+
 // Txn is the inside of a transaction, valid until its function returns, and for
 // one goroutine. Slices it hands out must not be changed or kept; slices given
 // to it must not be changed until the transaction has ended.

@@ -137,17 +137,19 @@ func serve(ctx *cli.Context) error {
 		s.alive = func(ctx context.Context) error { return answers(ctx, "unix:"+opts.controlOn) }
 		fronts := &frontEnds{server: s, opts: opts, successor: &successor{came: s.replaced}}
 		if ctx.Bool("replace") {
-			s.becomeMain()
-			if fronts.handed, err = takeOver(s.starting, opts.controlOn, s.log); err != nil {
+			giveBack := s.becomeMain()
+			if fronts.inherited, err = takeOver(s.starting, opts.controlOn, s.log); err != nil {
+				giveBack()
 				return err
 			}
 		}
 		s.running.push("successor", closeTimeout, fronts.successor.send)
-		store, err := openBackend(ctx, s.log, s.metrics)
+		store, err := openBackend(ctx, s.log, s.metrics, fronts.inherited.legacy)
 		if err != nil {
 			return err
 		}
-		s.running.push("backend", closeTimeout, func(context.Context) error { return store.Close() })
+		fronts.store = store
+		s.running.push("backend", closeTimeout, func(context.Context) error { return fronts.closeStore() })
 		if dir := store.Dir(); dir != "" {
 			// Whoever asks for the status may stand in another directory.
 			if opts.gateway.DataDir, err = filepath.Abs(dir); err != nil {

@@ -28,6 +28,13 @@ type store interface {
 	Close() error
 }
 
+// legator is a store that makes it quick for the next process to open it.
+type legator interface {
+	// Settle leaves little for Close to do, and Legacy is for the next, after Close.
+	Settle(context.Context) error
+	Legacy() []byte
+}
+
 // checkBackend refuses flags of different backends together.
 func checkBackend(ctx *cli.Context) error {
 	mds := ctx.StringSlice("mds")
@@ -44,11 +51,13 @@ func checkBackend(ctx *cli.Context) error {
 	return checkMDSAddresses(mds)
 }
 
-func openBackend(ctx *cli.Context, log *slog.Logger, metrics prometheus.Registerer) (store, error) {
+// openBackend opens what the flags name. legacy is what its last user has left, if it is
+// known.
+func openBackend(ctx *cli.Context, log *slog.Logger, metrics prometheus.Registerer, legacy []byte) (store, error) {
 	if mds := ctx.StringSlice("mds"); len(mds) > 0 {
 		return connectCluster(ctx.Context, mds, gatewayOwner(ctx), log)
 	}
-	opts := embedded.Options{Log: log, Metrics: metrics, RecycleKeep: ctx.Duration("recycle-keep")}
+	opts := embedded.Options{Log: log, Metrics: metrics, RecycleKeep: ctx.Duration("recycle-keep"), Legacy: legacy}
 	if opts.RecycleKeep == 0 {
 		opts.RecycleKeep = embedded.PurgeAtOnce
 	}

@@ -172,17 +172,42 @@ func controlDevice(d device.Device) control.Device {
 	}
 }
 
-// startDevices takes up the devices that the last gateway on this control socket had.
-func (f *frontEnds) startDevices() error {
+// restoreDevices takes up the devices that the last gateway on this control socket had.
+func (f *frontEnds) restoreDevices() error {
 	d := f.devices
-	f.running.push("devices", closeTimeout, func(context.Context) error {
-		if f.successor.asked() {
-			f.successor.handed = d.manager.HandOver()
-		}
+	f.running.push("device keepers", closeTimeout, func(context.Context) error {
 		return errors.Join(d.manager.Close(), d.driver.close())
 	})
-	if err := d.manager.Restore(f.handed); err != nil {
+	if err := d.manager.Restore(f.inherited.devices); err != nil {
 		return fmt.Errorf("devices that were mapped: %w", err)
 	}
 	return nil
+}
+
+// stopDevices leaves the devices to whoever comes next. A successor has their sockets,
+// and they stand still from HandOver until it serves them: what can be done before is.
+func (f *frontEnds) stopDevices(ctx context.Context) error {
+	if !f.successor.asked() {
+		return f.devices.manager.Close()
+	}
+	draining, cancel := context.WithTimeout(ctx, f.ctx.Duration("drain-timeout"))
+	defer cancel()
+	err := f.nbd.ShutdownClients(draining)
+	if l, ok := f.store.(legator); ok {
+		// What fails here fails again, and is reported, when the backend is closed.
+		if err := l.Settle(ctx); err != nil {
+			f.log.Warn("settle before the hand-over", "error", err)
+		}
+	}
+	f.successor.leaves.devices = f.devices.manager.HandOver()
+	return err
+}
+
+// closeStore closes the backend, and keeps for a successor what makes it quick to open.
+func (f *frontEnds) closeStore() error {
+	err := f.store.Close()
+	if l, ok := f.store.(legator); ok && f.successor.asked() {
+		f.successor.leaves.legacy = l.Legacy()
+	}
+	return err
 }

@@ -94,20 +94,25 @@ type frontEnds struct {
 	gw      *gateway.Gateway
 	opts    serveOptions
 	devices *devices
-	// handed is what the gateway has handed over that this one replaces; successor
-	// is the one that will replace this one.
-	handed    []device.Handed
+	nbd     *nbd.Server
+	store   store
+	// inherited is from the gateway that this one replaces; successor is the one that
+	// will replace this one.
+	inherited inheritance
 	successor *successor
 }
 
 // start brings NBD up last: a wrong address is found out before a client got in.
 func (d *frontEnds) start() error {
-	nbdServer := nbd.NewServer(d.gw, d.opts.nbd)
+	d.nbd = nbd.NewServer(d.gw, d.opts.nbd)
 	d.devices = &devices{log: d.log, system: kernel.System{Claimer: claimer}}
 	d.devices.manager = device.New(device.Options{
-		Gateway: d.gw, Server: nbdServer, Driver: &d.devices.driver, Ioctl: &d.devices.ioctl, System: d.devices.system,
+		Gateway: d.gw, Server: d.nbd, Driver: &d.devices.driver, Ioctl: &d.devices.ioctl, System: d.devices.system,
 		StatePath: d.opts.controlOn + ".devices", Logger: d.log,
 	})
+	if err := d.restoreDevices(); err != nil { // first, as they wait
+		return err
+	}
 	controlOn, err := control.ListenUnix(d.opts.controlOn, control.SocketMode)
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
@@ -116,12 +121,10 @@ func (d *frontEnds) start() error {
 	if err := d.startHTTPOn(d.opts.httpOn); err != nil {
 		return err
 	}
-	if err := d.startNBD(nbdServer); err != nil {
+	if err := d.startNBD(d.nbd); err != nil {
 		return err
 	}
-	if err := d.startDevices(); err != nil {
-		return err
-	}
+	d.running.push("devices", d.ctx.Duration("drain-timeout")+closeTimeout, d.stopDevices)
 	if err := d.listenReplace(); err != nil {
 		return err
 	}

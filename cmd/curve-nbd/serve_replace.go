@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/backend/embedded"
 	"github.com/opencurve/curve-nbd/gateway/control"
 	"github.com/opencurve/curve-nbd/nbd/device"
 )
@@ -31,35 +32,48 @@ const replaceRequest = "replace 1\n"
 // requestTimeout bounds how long a successor may take to say it.
 const requestTimeout = 5 * time.Second
 
+// inheritance is what a gateway leaves to the one that replaces it.
+type inheritance struct {
+	devices []device.Handed
+	// legacy is for its backend, see legator.
+	legacy []byte
+}
+
 // takeOver asks the gateway that runs on a control socket, if one does, to stop, and
 // takes its devices once it has let go of everything else.
-func takeOver(ctx context.Context, controlPath string, log *slog.Logger) ([]device.Handed, error) {
+func takeOver(ctx context.Context, controlPath string, log *slog.Logger) (got inheritance, err error) {
 	ctx, cancel := context.WithTimeout(ctx, replaceTimeout)
 	defer cancel()
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unix", replacePath(controlPath))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 		log.Info("there is no gateway to replace")
-		return nil, nil
+		return got, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("ask the running gateway to hand over: %w", err)
+		return got, fmt.Errorf("ask the running gateway to hand over: %w", err)
 	}
 	defer conn.Close()
 	// The wait ends with ctx.
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })()
 	if _, err := io.WriteString(conn, replaceRequest); err != nil {
-		return nil, fmt.Errorf("ask the running gateway to hand over: %w", err)
+		return got, fmt.Errorf("ask the running gateway to hand over: %w", err)
 	}
-	handed, err := device.Receive(conn.(*net.UnixConn))
+	got.devices, err = device.Receive(conn.(*net.UnixConn))
 	if err != nil {
 		if errors.Is(err, backend.ErrBusy) {
-			return nil, fmt.Errorf("the running gateway refuses, and goes on: %w", err)
+			return got, fmt.Errorf("the running gateway refuses, and goes on: %w", err)
 		}
-		return nil, fmt.Errorf("the running gateway did not hand over: %w: see its log; if it has ended, start without --replace", err)
+		return got, fmt.Errorf("the running gateway did not hand over: %w: see its log; if it has ended, start without --replace", err)
 	}
-	log.Info("took over from the gateway that ran", "devices", len(handed))
-	return handed, nil
+	// Up to the end of the stream. What is cut short counts for nothing, and is not
+	// needed.
+	if got.legacy, err = io.ReadAll(io.LimitReader(conn, embedded.MaxLegacy)); err != nil {
+		log.Warn("the gateway that ran left no account of its backend", "error", err)
+		got.legacy = nil
+	}
+	log.Info("took over from the gateway that ran", "devices", len(got.devices))
+	return got, nil
 }
 
 // successor waits for the gateway that is to replace this one.
@@ -68,9 +82,9 @@ type successor struct {
 	came chan struct{}
 	may  func() error
 
-	mu     sync.Mutex
+	mu     sync.Mutex // guards all below
 	conn   *net.UnixConn
-	handed []device.Handed
+	leaves inheritance
 }
 
 // wait accepts the first that asks.
@@ -122,9 +136,10 @@ func (s *successor) send(context.Context) error {
 	}
 	defer s.conn.Close()
 	s.conn.SetDeadline(time.Now().Add(closeTimeout))
-	if err := device.Send(s.conn, s.handed); err != nil {
+	if err := device.Send(s.conn, s.leaves.devices); err != nil {
 		return fmt.Errorf("hand over to the gateway that replaces this one: %w", err)
 	}
+	_, _ = s.conn.Write(s.leaves.legacy) // an older program takes none
 	return nil
 }
 

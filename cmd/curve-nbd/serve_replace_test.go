@@ -17,8 +17,8 @@ import (
 // Only who asks for it stops a gateway, not who looks whether it is there.
 func TestGatewayIsReplacedByWhoAsks(t *testing.T) {
 	controlPath := filepath.Join(t.TempDir(), "c.sock")
-	if handed, err := takeOver(t.Context(), controlPath, slog.New(slog.DiscardHandler)); handed != nil || err != nil {
-		t.Errorf("with no gateway to replace: %v, %v", handed, err)
+	if got, err := takeOver(t.Context(), controlPath, slog.New(slog.DiscardHandler)); got.devices != nil || got.legacy != nil || err != nil {
+		t.Errorf("with no gateway to replace: %v, %v", got, err)
 	}
 	l, err := control.ListenUnix(replacePath(controlPath), control.SocketMode)
 	if err != nil {
@@ -32,7 +32,7 @@ func TestGatewayIsReplacedByWhoAsks(t *testing.T) {
 		}
 		return reason
 	}
-	s := &successor{came: make(chan struct{}), may: may, handed: []device.Handed{{Backend: "x"}}}
+	s := &successor{came: make(chan struct{}), may: may, leaves: inheritance{devices: []device.Handed{{Backend: "x"}}, legacy: []byte("y")}}
 	waited := make(chan error, 1)
 	go func() { waited <- s.wait(l) }()
 	for _, says := range []string{"", "GET / HTTP/1.1\r\n"} {
@@ -52,8 +52,8 @@ func TestGatewayIsReplacedByWhoAsks(t *testing.T) {
 	}
 	sent := make(chan error, 1)
 	go func() { <-s.came; sent <- s.send(t.Context()) }()
-	handed, err := takeOver(t.Context(), controlPath, slog.New(slog.DiscardHandler))
-	if err != nil || len(handed) != 1 || handed[0].Backend != "x" || <-sent != nil || <-waited != nil {
-		t.Errorf("took over %+v, %v", handed, err)
+	got, err := takeOver(t.Context(), controlPath, slog.New(slog.DiscardHandler))
+	if err != nil || len(got.devices) != 1 || got.devices[0].Backend != "x" || string(got.legacy) != "y" || <-sent != nil || <-waited != nil {
+		t.Errorf("took over %+v, %v", got, err)
 	}
 }

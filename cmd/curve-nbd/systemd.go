@@ -32,10 +32,11 @@ func notifySystemd(log *slog.Logger, state string) {
 }
 
 // becomeMain has systemd take this process for the service's, before the gateway that
-// is replaced ends: otherwise the service would end with it.
-func (s *server) becomeMain() {
+// is replaced ends: otherwise the service would end with it. giveBack undoes it, for
+// when that one goes on after all.
+func (s *server) becomeMain() (giveBack func()) {
 	if os.Getenv("NOTIFY_SOCKET") == "" {
-		return
+		return func() {}
 	}
 	awaitOrphaned()
 	notifySystemd(s.log, fmt.Sprintf("MAINPID=%d", os.Getpid()))
@@ -44,6 +45,12 @@ func (s *server) becomeMain() {
 		defer cancel()
 		s.beat(starting, func(context.Context) error { return nil })
 	}()
+	return func() {
+		cancel()
+		if before := os.Getenv("MAINPID"); before != "" {
+			notifySystemd(s.log, "MAINPID="+before)
+		}
+	}
 }
 
 // awaitOrphaned waits a moment until the process that has started this one is gone: see

@@ -29,19 +29,21 @@ func (m *Manager) HandOver() []Handed {
 	m.closed = true
 	all := slices.Clone(m.all)
 	m.mu.Unlock()
-	var handed []Handed
 	for _, d := range all {
 		d.stop()
 	}
-	for _, d := range all {
+	handed := make([]Handed, len(all))
+	var taking sync.WaitGroup
+	for i, d := range all {
 		<-d.kept
 		if d.record.Ioctl {
 			continue // Close takes it down
 		}
-		handed = append(handed, Handed{Backend: d.record.Backend, Sockets: d.take()})
+		taking.Go(func() { handed[i] = Handed{Backend: d.record.Backend, Sockets: d.take()} })
 	}
+	taking.Wait()
 	_ = m.Close()
-	return handed
+	return slices.DeleteFunc(handed, func(h Handed) bool { return h.Backend == "" })
 }
 
 // take takes the sockets of a device from the server.

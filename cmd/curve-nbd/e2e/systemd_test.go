@@ -3,6 +3,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/opencurve/curve-nbd/nbd/device"
 )
 
 // manager hears what a service manager would.
@@ -184,6 +187,37 @@ func TestSystemdFollowsAReplacement(t *testing.T) {
 
 // TestMapAllWaitsForItsGateway: at boot the gateway may come later. Whether this machine
 // can map anything is another matter.
+// A gateway that refuses its successor stays the service's main process.
+func TestSystemdKeepsAGatewayThatGoesOn(t *testing.T) {
+	m := newManager(t)
+	dir := socketDir(t)
+	on, err := net.Listen("unix", filepath.Join(dir, "control.sock.replace"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { on.Close() })
+	go func() {
+		for {
+			conn, err := on.Accept()
+			if err != nil {
+				return
+			}
+			io.ReadFull(conn, make([]byte, len("replace 1\n")))
+			device.Refuse(conn, errors.New("it has a device by ioctl"))
+			conn.Close()
+		}
+	}()
+	t.Setenv("MAINPID", "4711")
+	code, said := m.reload("serve", "--replace", "--background", "--control", "unix:"+filepath.Join(dir, "control.sock"), "--data-dir", t.TempDir())
+	if code == 0 || !strings.Contains(said, "by ioctl") {
+		t.Errorf("exit code %d: %s", code, said)
+	}
+	m.until("the gateway that runs is the main process", func() bool {
+		heard := m.all()
+		return len(heard) > 1 && heard[len(heard)-1].text == "MAINPID=4711"
+	})
+}
+
 func TestMapAllWaitsForItsGateway(t *testing.T) {
 	dir := socketDir(t)
 	tab, control := filepath.Join(dir, "tab"), "unix:"+filepath.Join(dir, "control.sock")
