@@ -1,6 +1,10 @@
 package nbd
 
-import "golang.org/x/sys/unix"
+import (
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
 
 // Going to sleep on a socket and being woken costs 10-20 us of CPU and as much
 // latency; trying the read again costs 0.3 us. So a reader that expects the next
@@ -12,8 +16,9 @@ import "golang.org/x/sys/unix"
 //     one some 10-20 us after its reply. With more in flight the client is busy
 //     sending, and would only be disturbed.
 //
-// Measured at 4k, depth 1: 1.75 times the IOPS at less CPU for each. A client that thinks longer than that teaches the connection to
-// sleep at once.
+// Measured at 4k, depth 1: 1.75 times the IOPS at less CPU for each. A client that
+// thinks longer than that teaches the connection to sleep at once. On one processor
+// nobody waits awake: it is the one that the other side needs.
 
 const (
 	// payloadSpins is some 10 us of trying.
@@ -27,6 +32,9 @@ const (
 	// retryMisses is after how many misses patience is given another chance.
 	retryMisses = 64
 )
+
+// several: there is another processor, on which what is waited for may come up.
+var several = runtime.NumCPU() > 1
 
 // busyPoll learns whether waiting awake for the next request pays off. The zero
 // value sleeps at once until it learns otherwise.

@@ -74,7 +74,7 @@ func newInput(nc net.Conn, clock *atomic.Int64) *input {
 			if target == nil {
 				target = in.space()
 			}
-			in.n, in.err = unix.Read(int(fd), target)
+			in.n, in.err = readNow(int(fd), target)
 			switch in.err {
 			case unix.EINTR:
 				continue
@@ -213,6 +213,8 @@ func (in *input) noteBatch(served int) {
 // spins is how often the read that is under way may be tried again at once.
 func (in *input) spins() int {
 	switch {
+	case !several:
+		return 0
 	case in.target != nil:
 		return payloadSpins
 	case in.lone:

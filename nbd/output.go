@@ -6,7 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -102,7 +101,7 @@ func (out *output) writePlain() error {
 // writeOnce does one system call.
 func (out *output) writeOnce(fd int) (int, error) {
 	if len(out.pending) == 1 {
-		return unix.Write(fd, out.pending[0])
+		return writeNow(fd, out.pending[0])
 	}
 	out.iovecs = out.iovecs[:0]
 	for _, v := range out.pending[:min(len(out.pending), maxVectors)] {
@@ -113,15 +112,11 @@ func (out *output) writeOnce(fd int) (int, error) {
 		iov.SetLen(len(v))
 		out.iovecs = append(out.iovecs, iov)
 	}
-	n, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(fd),
-		uintptr(unsafe.Pointer(unsafe.SliceData(out.iovecs))), uintptr(len(out.iovecs)))
-	if errno != 0 {
-		return 0, errno
+	n, err := writevNow(fd, out.iovecs)
+	if n == 0 && err == nil {
+		err = io.ErrUnexpectedEOF
 	}
-	if n == 0 {
-		return 0, io.ErrUnexpectedEOF
-	}
-	return int(n), nil
+	return n, err
 }
 
 // noteProgress is called by the watchdog while a write waits. A socket becomes

@@ -160,7 +160,7 @@ func (h *hangUps) none() bool {
 	if h.fd < 0 {
 		return false
 	}
-	n, err := unix.EpollWait(h.fd, h.events[:], 0)
+	n, err := pollNow(h.fd, h.events[:])
 	return n == 0 && err == nil
 }
 
