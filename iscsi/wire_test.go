@@ -114,6 +114,9 @@ func TestLUN(t *testing.T) {
 		{"second level", LUN{0, 5, 0, 1}, -1},
 	} {
 		n, ok := c.lun.Number()
+		if text := c.lun.String(); (c.number < 0) != strings.HasPrefix(text, "0x") {
+			t.Errorf("%s: printed as %s", c.name, text)
+		}
 		if ok != (c.number >= 0) || ok && n != c.number {
 			t.Errorf("%s: %d, %v, want %d", c.name, n, ok, c.number)
 		}
