@@ -46,6 +46,7 @@ var mayImport = map[string][]string{
 	"nbd/kernel":                {"backend"},
 	"nbd/device":                {"backend", "gateway", "nbd", "nbd/kernel"},
 	"nbd/...":                   {"backend", "nbd/..."},
+	"iscsi/scsi":                {"backend", "volume", "gateway"},
 	"cmd/curve-nbd/e2e":         {},
 	"cmd/curve-nbd/kerneltest":  {},
 	"scripts/bench":             {},
