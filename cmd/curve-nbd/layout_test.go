@@ -47,6 +47,7 @@ var mayImport = map[string][]string{
 	"nbd/device":                {"backend", "gateway", "nbd", "nbd/kernel"},
 	"nbd/...":                   {"backend", "nbd/..."},
 	"iscsi":                     {},
+	"iscsi/scsi":                {"backend", "volume", "gateway"},
 	"cmd/curve-nbd/e2e":         {},
 	"cmd/curve-nbd/kerneltest":  {},
 	"scripts/bench":             {},

@@ -1,0 +1,265 @@
+package scsi
+
+import (
+	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/volume"
+)
+
+// step does a part of a command and says what comes next. Afterwards the command
+// continues with c.next.
+type step func(*Unit, *Command) verdict
+
+// verdict is the outcome of a step.
+type verdict uint8
+
+const (
+	done verdict = iota // the command is complete
+	io                  // run c.request, or c.parts, then c.next
+	wait                // somebody resumes the command; it must not be touched
+)
+
+// Plan decodes a command and holds it against the state of the unit. It returns
+// true if the command is to be executed; else the command is complete.
+func (u *Unit) Plan(c *Command) bool {
+	c.clear()
+	c.unit = u
+	c.epoch = c.Nexus.epoch.Load()
+	if s := u.plan(c); s != nil {
+		c.fail(s)
+	}
+	return c.Status == Good
+}
+
+func (u *Unit) plan(c *Command) *Sense {
+	op, s := find(c.CDB)
+	if s != nil {
+		return s
+	}
+	c.op = op
+	if s := op.load(c); s != nil {
+		return s
+	}
+	blocks := u.blocks()
+	n := c.Nexus
+	if !op.quiet {
+		if code, pending := n.attentions.take(); pending {
+			return sense(UnitAttention, code)
+		}
+	}
+	access := op.access
+	if op.accessOf != nil {
+		access = op.accessOf(c)
+	}
+	if accessClass(n.denied.Load())&access != 0 {
+		c.Status = ReservationConflict
+		return nil
+	}
+	if op.ready {
+		if s := notReady(AccessState(n.state.Load())); s != nil {
+			return s
+		}
+	}
+	if op.decode != nil {
+		if s := op.decode(u, c, blocks); s != nil {
+			return s
+		}
+	}
+	if c.Direction == DataOut && (c.ExpectedOut < c.Transfer || c.exact && c.ExpectedOut != c.Transfer) {
+		// The initiator says two things at once. Doing half of it would be a
+		// guess at which it means.
+		return sense(IllegalRequest, InvalidFieldInIU)
+	}
+	return nil
+}
+
+// Execute does a planned command. It returns true if the command is complete;
+// else Done is told of the completion, possibly before Execute returns.
+func (u *Unit) Execute(c *Command) bool {
+	if !c.Nexus.enter(c) {
+		c.Aborted = true
+		return true
+	}
+	if c.Direction == DataOut && lengthOf(c.Out) < c.Transfer {
+		c.fail(sense(IllegalRequest, InvalidFieldInIU))
+		u.finish(c)
+		return true
+	}
+	c.inline = true
+	c.next = c.op.execute
+	if c.op.lock != lockNone && c.count > 0 && !u.lock(c, c.lba, c.lba+c.count, c.op.lock == lockExclusive) {
+		return false
+	}
+	return u.run(c)
+}
+
+// lock takes the lock on a range of blocks; false if the command has to wait for
+// it.
+func (u *Unit) lock(c *Command, from, to uint64, exclusive bool) bool {
+	c.hold = hold{from: from, to: to, exclusive: exclusive}
+	return u.ranges.acquire(c)
+}
+
+// maxTurn bounds the requests that a command makes in one go, so that a long one
+// keeps neither the transport nor other commands from going on.
+const maxTurn = 32
+
+// run takes steps until the command is complete, then true, or waits for
+// something.
+func (u *Unit) run(c *Command) bool {
+	for requests := 0; ; requests++ {
+		if requests == maxTurn {
+			c.inline = false
+			u.resume(c)
+			return false
+		}
+		if c.aborted() {
+			u.finish(c)
+			return true
+		}
+		switch c.next(u, c) {
+		case done:
+			u.finish(c)
+			return true
+		case wait:
+			return false
+		}
+		if !u.issue(c) {
+			return false
+		}
+	}
+}
+
+// resumed carries on with a command away from Execute.
+func (u *Unit) resumed(c *Command) {
+	completer := c.Done
+	if u.run(c) {
+		completer.CommandDone(c)
+	}
+}
+
+func (u *Unit) resume(c *Command) { u.worker.push(c) }
+
+// issue runs the command's requests. It returns true when they are complete;
+// else the last one resumes the command.
+func (u *Unit) issue(c *Command) bool {
+	if !c.multi {
+		if c.inline && u.medium.Try(&c.request) {
+			return true
+		}
+		inline := c.inline
+		c.inline = false
+		c.pending.Store(2)
+		c.request.Done = c
+		u.medium.Submit(&c.request)
+		if c.pending.Add(-1) != 0 {
+			return false
+		}
+		c.inline = inline
+		return true
+	}
+	c.pending.Store(1)
+	inline := c.inline
+	for i := range c.parts {
+		r := &c.parts[i]
+		if inline && u.medium.Try(r) {
+			continue
+		}
+		c.pending.Add(1)
+		r.Done = c
+		u.medium.Submit(r)
+	}
+	// Once the count is dropped, the command may be somebody else's.
+	c.inline = false
+	return c.pending.Add(-1) == 0
+}
+
+// RequestDone implements volume.Completer.
+func (c *Command) RequestDone(*volume.Request) {
+	if c.pending.Add(-1) != 0 {
+		return
+	}
+	if c.final {
+		c.unit.resumed(c)
+		return
+	}
+	c.unit.resume(c)
+}
+
+// outcome maps the errors of the requests just run.
+func (c *Command) outcome() *Sense {
+	if !c.multi {
+		if c.request.Err != nil {
+			return senseOf(c.request.Op, c.request.Err)
+		}
+		return nil
+	}
+	for i := range c.parts {
+		if r := &c.parts[i]; r.Err != nil {
+			return senseOf(r.Op, r.Err)
+		}
+	}
+	return nil
+}
+
+// want sets the next request up.
+func (c *Command) want(op backend.OpKind, off, length int64, data []byte, next step) verdict {
+	r := &c.request
+	r.Reset()
+	r.Op, r.Off, r.Len, r.Data = op, off, length, data
+	if op.Changes() {
+		r.Flags = c.flags
+	}
+	c.multi = false
+	c.next = next
+	return io
+}
+
+// finish gives everything back that the command holds.
+func (u *Unit) finish(c *Command) {
+	if c.hold.held {
+		u.ranges.release(&c.hold, u.resume)
+	}
+	if c.scratch != nil {
+		u.scratch.release(c, u.resume)
+	}
+	if c.op.kind != 0 {
+		u.count(c)
+	}
+	// In this order: an abort that did not wait for this command finds it marked.
+	c.Nexus.leave(c.epoch)
+	c.Aborted = c.aborted()
+}
+
+func (u *Unit) count(c *Command) {
+	var err error
+	if c.Status != Good {
+		err = errFailed
+	}
+	c.tally.Add(c.op.kind, int64(c.count)*u.blockSize, err)
+	u.medium.Count(&c.tally)
+}
+
+// withScratch is the step next with scratch memory.
+func withScratch(next step) step {
+	return func(u *Unit, c *Command) verdict {
+		c.next = next
+		if c.scratch == nil && !u.scratch.take(c) {
+			return wait
+		}
+		return next(u, c)
+	}
+}
+
+// apart runs a step that may wait for metadata on a goroutine of its own.
+func apart(work step) step {
+	return func(u *Unit, c *Command) verdict {
+		c.inline = false
+		u.background.Go(func() {
+			completer := c.Done
+			work(u, c)
+			u.finish(c)
+			completer.CommandDone(c)
+		})
+		return wait
+	}
+}

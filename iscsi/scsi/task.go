@@ -1,0 +1,66 @@
+package scsi
+
+import (
+	"sync/atomic"
+)
+
+// Task management. A function is complete when done is called: on any goroutine,
+// once none of the commands that it ended is in execution. Those complete with
+// Aborted set; a command that is planned but not executed must be dropped by the
+// transport, or given to Execute, which refuses it.
+
+// Abort ends one command (ABORT TASK). The command completes as it always does,
+// which is when the function is complete.
+func (u *Unit) Abort(c *Command) { c.abort.Store(true) }
+
+// AbortTaskSet ends the commands of a nexus. Also for I_T NEXUS RESET, together
+// with LoseNexus.
+func (u *Unit) AbortTaskSet(n *Nexus, done func()) { n.abortAll(done) }
+
+// ClearTaskSet ends the commands of all nexuses. The others learn of it.
+func (u *Unit) ClearTaskSet(n *Nexus, done func()) {
+	u.notify(n, CommandsCleared)
+	abortEach(u.paths(), done)
+}
+
+// Reset is LOGICAL UNIT RESET: all commands end, RESERVE and mode pages are as at
+// the start, and everybody learns of it. Persistent reservations stay.
+func (u *Unit) Reset(done func()) {
+	u.mu.Lock()
+	u.resetLocked()
+	u.mu.Unlock()
+	abortEach(u.paths(), done)
+}
+
+// LoseNexus is I_T NEXUS RESET, or a session that was lost and comes back as the
+// same nexus.
+func (u *Unit) LoseNexus(n *Nexus, done func()) {
+	u.mu.Lock()
+	if u.reserved == n {
+		u.reserved = nil
+		u.refreshAccess()
+	}
+	u.mu.Unlock()
+	n.attentions.add(NexusLoss)
+	n.abortAll(done)
+}
+
+func (u *Unit) paths() []*Nexus {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return append([]*Nexus(nil), u.nexuses...)
+}
+
+func abortEach(nexuses []*Nexus, done func()) {
+	var left atomic.Int64
+	left.Store(int64(len(nexuses)) + 1)
+	one := func() {
+		if left.Add(-1) == 0 {
+			done()
+		}
+	}
+	for _, n := range nexuses {
+		n.abortAll(one)
+	}
+	one()
+}

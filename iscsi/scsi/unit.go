@@ -1,0 +1,201 @@
+package scsi
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/gateway"
+	"github.com/opencurve/curve-nbd/volume"
+)
+
+// Medium is what a unit does its IO on; *gateway.Handle is one.
+type Medium interface {
+	Info() gateway.Info
+	Try(*volume.Request) bool
+	Submit(*volume.Request)
+	Extents(ctx context.Context, off, length int64, maxExtents int, dst []backend.Extent) ([]backend.Extent, error)
+	Count(*gateway.Tally)
+}
+
+// Options of New.
+type Options struct {
+	// Medium is required. The unit does not own it.
+	Medium Medium
+	// Identity is what the unit's names are made of: the same for every path to
+	// the same volume, different for all others, for ever. The id of the volume
+	// with that of its cluster, say.
+	Identity string
+	// LUNs lists the logical units that a nexus may see, as 8-byte LUNs; nil for
+	// LUN 0 alone.
+	LUNs func(*Nexus) []uint64
+	// Groups are the target port groups; nil for none, then the unit does not
+	// speak of access states.
+	Groups []PortGroup
+	// Reservations keeps the persistent reservations; nil for a store of the
+	// unit's own, in memory.
+	Reservations ReservationStore
+}
+
+// Unit is one logical unit. All methods may be called concurrently.
+type Unit struct {
+	medium    Medium
+	names     names
+	luns      func(*Nexus) []uint64
+	blockSize int64
+	size      atomic.Int64 // as last seen
+
+	worker  *worker
+	scratch scratchRoom
+	ranges  rangeLock
+
+	ctx        context.Context // ends waits for metadata
+	cancel     context.CancelFunc
+	background sync.WaitGroup
+
+	// What the mode pages say that every command looks at.
+	descriptorSense, writeThrough, softProtect atomic.Bool
+
+	reservations ReservationStore
+	// prOrder keeps the orders to reservations one after the other.
+	prOrder sync.Mutex
+
+	mu      sync.Mutex // guards all below
+	nexuses []*Nexus
+	groups  []PortGroup
+	// reserved is the nexus that holds a RESERVE(6 or 10).
+	reserved *Nexus
+	persist  Reservations
+}
+
+// New returns a unit on a medium. Close it.
+func New(ctx context.Context, o Options) (*Unit, error) {
+	info := o.Medium.Info()
+	u := &Unit{
+		medium:       o.Medium,
+		names:        namesOf(o.Identity),
+		luns:         o.LUNs,
+		blockSize:    info.BlockSize,
+		groups:       o.Groups,
+		reservations: o.Reservations,
+	}
+	u.size.Store(info.Size)
+	if u.luns == nil {
+		u.luns = func(*Nexus) []uint64 { return []uint64{0} }
+	}
+	if u.reservations == nil {
+		u.reservations = NewMemoryStore()
+	}
+	state, err := load(ctx, u.reservations)
+	if err != nil {
+		return nil, err
+	}
+	u.persist = state
+	u.ctx, u.cancel = context.WithCancel(context.Background())
+	u.worker = startWorker(u.resumed)
+	return u, nil
+}
+
+// Close ends the unit, after its last command.
+func (u *Unit) Close() {
+	u.cancel()
+	u.background.Wait()
+	u.worker.stop()
+}
+
+// Attach makes a path to the unit known: a session of an initiator port at a
+// target port. It begins with a unit attention.
+func (u *Unit) Attach(initiator string, port Port) *Nexus {
+	n := &Nexus{unit: u, initiator: initiator, port: port}
+	n.attentions.add(PowerOnReset)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.nexuses = append(u.nexuses, n)
+	u.refreshAccess()
+	return n
+}
+
+// Detach forgets a path: its commands are aborted, a RESERVE of it is over, what
+// it registered persists. done, which may be nil, is called once no command of it
+// is in execution.
+func (u *Unit) Detach(n *Nexus, done func()) {
+	u.mu.Lock()
+	for i := range u.nexuses {
+		if u.nexuses[i] == n {
+			u.nexuses = append(u.nexuses[:i], u.nexuses[i+1:]...)
+			break
+		}
+	}
+	if u.reserved == n {
+		u.reserved = nil
+	}
+	u.refreshAccess()
+	u.mu.Unlock()
+	if done == nil {
+		done = func() {}
+	}
+	n.abortAll(done)
+}
+
+// LUNsChanged tells initiators that the list of logical units is another.
+func (u *Unit) LUNsChanged() { u.notify(nil, LUNsChanged) }
+
+// SetGroups changes the target port groups or their states.
+func (u *Unit) SetGroups(groups []PortGroup) {
+	u.mu.Lock()
+	u.groups = groups
+	u.refreshAccess()
+	u.mu.Unlock()
+	u.notify(nil, AccessStateChanged)
+}
+
+// notify queues a unit attention for every nexus but one.
+func (u *Unit) notify(except *Nexus, code Code) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.notifyLocked(except, code)
+}
+
+func (u *Unit) notifyLocked(except *Nexus, code Code) {
+	for _, n := range u.nexuses {
+		if n != except {
+			n.attentions.add(code)
+		}
+	}
+}
+
+// blocks is the capacity now. Whoever sees first that it has changed tells the
+// initiators.
+func (u *Unit) blocks() uint64 {
+	size := u.medium.Info().Size
+	if old := u.size.Load(); size != old && u.size.CompareAndSwap(old, size) {
+		u.notify(nil, CapacityChanged)
+	}
+	return uint64(size / u.blockSize)
+}
+
+// refreshAccess computes what every nexus is denied. With u.mu held.
+func (u *Unit) refreshAccess() {
+	for _, n := range u.nexuses {
+		denied := u.persist.denied(n.initiator, n.port.ID)
+		if u.reserved != nil {
+			denied |= accessPersist
+			if u.reserved != n {
+				denied |= accessRead | accessWrite | accessRegistered | accessOther | accessReserve
+			}
+		}
+		n.denied.Store(uint32(denied))
+		n.state.Store(uint32(stateOf(u.groups, n.port.ID)))
+	}
+}
+
+// reset is what a LOGICAL UNIT RESET undoes. With u.mu held.
+func (u *Unit) resetLocked() {
+	u.reserved = nil
+	u.descriptorSense.Store(false)
+	u.writeThrough.Store(false)
+	u.softProtect.Store(false)
+	u.refreshAccess()
+	u.notifyLocked(nil, DeviceReset)
+}
