@@ -28,7 +28,7 @@ func TestSystemd(t *testing.T) {
 		return
 	case "1":
 		must(t, "mkdir", "-p", overrides)
-		must(t, "sh", "-c", "printf '[Service]\\nWatchdogSec=3s\\n' >"+overrides+"/watchdog.conf")
+		must(t, "sh", "-c", "printf '[Service]\\nWatchdogSec=8s\\n' >"+overrides+"/watchdog.conf")
 		parts = []part{
 			{"package", testPackage},
 			{"names of devices", testNames},
@@ -199,7 +199,7 @@ func disturbPackaged(t *testing.T, runtime time.Duration, disturb func(g *gatewa
 // devices only waits.
 func testWatchdog(t *testing.T) {
 	times := inForm(1, 5)
-	disturbPackaged(t, time.Duration(times)*7*time.Second, func(g *gateway) {
+	disturbPackaged(t, time.Duration(times)*14*time.Second, func(g *gateway) {
 		for restarts := range times {
 			hangs := mainPID(t)
 			if err := syscall.Kill(hangs, syscall.SIGSTOP); err != nil {
@@ -208,8 +208,9 @@ func testWatchdog(t *testing.T) {
 			until(t, "systemd starts another gateway", func() bool {
 				return mainPID(t) != hangs && property(t, gatewayUnit, "ActiveState") == "active"
 			})
-			if n := property(t, gatewayUnit, "NRestarts"); n != strconv.Itoa(restarts+1) {
-				t.Errorf("%s restarts after %d hangs", n, restarts+1)
+			// One that is well may miss its time too, where the machine is slow.
+			if n, err := strconv.Atoi(property(t, gatewayUnit, "NRestarts")); err != nil || n < restarts+1 {
+				t.Errorf("%d restarts after %d hangs, %v", n, restarts+1, err)
 			}
 		}
 	})
