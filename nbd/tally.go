@@ -5,18 +5,13 @@ import (
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway"
+	"github.com/opencurve/curve-nbd/volume"
 )
 
 // timedBatches: one batch in so many is timed. Reading the clock twice for each
 // costs little where the kernel lends it, and as much as the IO itself where it
 // takes a system call.
 const timedBatches = 8
-
-// epoch is what now counts from.
-var epoch = time.Now()
-
-// now is time.Now without reading the wall clock.
-func now() time.Time { return epoch.Add(time.Since(epoch)) }
 
 // tallies is what the reader served inline since its last report.
 type tallies struct {
@@ -52,7 +47,7 @@ func (s *tallies) nextRead() { s.read = time.Time{} }
 // arrived is when what is just served was read.
 func (s *tallies) arrived() time.Time {
 	if s.read.IsZero() {
-		s.read = now()
+		s.read = volume.Now()
 	}
 	return s.read
 }
@@ -74,7 +69,7 @@ func (s *tallies) report(h *gateway.Handle) {
 	if s.began.IsZero() {
 		return
 	}
-	s.last, s.began = now().Sub(s.began), time.Time{}
+	s.last, s.began = volume.Now().Sub(s.began), time.Time{}
 	s.observe(h)
 }
 

@@ -77,7 +77,7 @@ func (t *task) release() {
 	h.Count(&tally)
 	ended := t.request.Ended
 	if ended.IsZero() {
-		ended = now()
+		ended = volume.Now()
 	}
 	h.Observe(op, ended.Sub(t.began))
 	t.buffer.Release()

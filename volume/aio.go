@@ -51,7 +51,7 @@ func (v *Volume) Submit(r *Request) {
 		return
 	}
 	if r.Arrived.IsZero() {
-		r.Arrived = now()
+		r.Arrived = Now()
 	}
 	v.queued.add(r)
 	if v.throttle != nil && !r.paid && r.Op != backend.OpFlush {
@@ -121,12 +121,12 @@ func (v *Volume) splitRun() {
 		if batch = v.aio.pop(batch, burst); len(batch) == 0 {
 			return
 		}
-		begun := now()
+		begun := Now()
 		for _, r := range batch {
 			v.stats.aio.Observe(begun.Sub(r.Arrived).Seconds())
 			places = v.split(r, places[:0])
 		}
-		v.stats.split.Observe(now().Sub(begun).Seconds() / float64(len(batch)))
+		v.stats.split.Observe(Now().Sub(begun).Seconds() / float64(len(batch)))
 	}
 }
 
@@ -210,7 +210,7 @@ func (v *Volume) placeOp(r *Request, segment *backend.Segment, p place) backend.
 // send counts a piece and puts it into its dispatch worker's queue.
 func (v *Volume) send(r *Request, p *piece, op backend.Op) {
 	op.Volume, op.Epoch, op.Done = v.id, v.epoch, p
-	*p = piece{op: op, req: r, dispatchedAt: now()}
+	*p = piece{op: op, req: r, dispatchedAt: Now()}
 	r.pending.Add(1)
 	v.dispatchPiece(p)
 }
@@ -228,7 +228,7 @@ func (v *Volume) dispatchRun(q *queue[*piece]) {
 		if batch = q.pop(batch, 0); len(batch) == 0 {
 			return
 		}
-		sent := now()
+		sent := Now()
 		for i, p := range batch {
 			batch[i] = nil
 			if p.trip != nil {

@@ -87,7 +87,7 @@ type piece struct {
 var pieces = sync.Pool{New: func() any { return new(piece) }}
 
 // OpDone implements backend.Completer.
-func (p *piece) OpDone(op *backend.Op) { p.req.pieceDone(p, now()) }
+func (p *piece) OpDone(op *backend.Op) { p.req.pieceDone(p, Now()) }
 
 // pieceDone accounts for one finished piece, and for the request when it was
 // the last of its window.

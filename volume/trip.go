@@ -69,14 +69,14 @@ func (t *trip) changes() bool { return t.piece.op.Kind.Changes() }
 // trip must not be touched afterwards.
 func (t *trip) unpin() {
 	if t.pin.And(^uint32(pinHeld))&pinLanded != 0 {
-		t.land(now())
+		t.land(Now())
 	}
 }
 
 // OpDone implements backend.Completer.
 func (t *trip) OpDone(*backend.Op) {
 	if t.pin.Or(pinLanded)&pinHeld == 0 {
-		t.land(now())
+		t.land(Now())
 	}
 }
 
