@@ -48,6 +48,7 @@ var mayImport = map[string][]string{
 	"nbd/...":                   {"backend", "nbd/..."},
 	"iscsi":                     {},
 	"iscsi/scsi":                {"backend", "volume", "gateway"},
+	"iscsi/registry":            {"backend", "iscsi"},
 	"cmd/curve-nbd/e2e":         {},
 	"cmd/curve-nbd/kerneltest":  {},
 	"scripts/bench":             {},
