@@ -28,7 +28,7 @@ func (s *Server) Attach(nc net.Conn, h *gateway.Handle, siblings *Siblings) (*At
 	if !stopping {
 		a.conn = newConn(s, nc)
 		a.conn.handle, a.conn.attached = h, true
-		a.conn.in.resume = a.conn.handing.Load
+		a.conn.in.Resume = a.conn.handing.Load
 		if siblings != nil {
 			a.conn.siblings, a.conn.left = siblings, make(chan struct{})
 			siblings.join(a.conn)
@@ -61,7 +61,7 @@ func (a *Attachment) Take() *os.File {
 var errHandedOver = errors.New("handed over")
 
 // mayHandOver says that the reader is between two requests and Take is waiting.
-func (c *conn) mayHandOver() bool { return c.handing.Load() && len(c.in.bytes()) == 0 }
+func (c *conn) mayHandOver() bool { return c.handing.Load() && len(c.in.Bytes()) == 0 }
 
 // keepSocket saves the socket from the close that follows.
 func (c *conn) keepSocket() error {

@@ -44,13 +44,13 @@ func (c *conn) status(cmd *command) error {
 func (c *conn) statusFilter(cmd *command) error {
 	if cmd.Length < 12 || cmd.Length%4 != 0 || cmd.Length > bufferedWrite {
 		n := int64(cmd.Length)
-		if err := c.in.discard(n); err != nil {
+		if err := c.in.Discard(n); err != nil {
 			return err
 		}
 		return &wireError{errnoInval, fmt.Sprintf("block status payload of %d bytes", n)}
 	}
-	payload := c.in.bytes()[:cmd.Length]
-	c.in.skip(len(payload))
+	payload := c.in.Bytes()[:cmd.Length]
+	c.in.Skip(len(payload))
 	cmd.Length = binary.BigEndian.Uint64(payload)
 	if len(payload) != 12 || binary.BigEndian.Uint32(payload[8:]) != allocationContextID {
 		return &wireError{errnoInval, "block status for a context that was not negotiated"}

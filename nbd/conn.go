@@ -10,9 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/opencurve/curve-nbd/gateway"
+	"github.com/opencurve/curve-nbd/gateway/stream"
 	"github.com/opencurve/curve-nbd/volume"
 )
 
@@ -21,8 +20,8 @@ import (
 type conn struct {
 	server *Server
 	nc     net.Conn
-	in     *input
-	out    *output
+	in     *stream.Input
+	out    *stream.Output
 	ctx    context.Context // ends, with the cause, when the connection is cut
 	cancel context.CancelCauseFunc
 
@@ -56,43 +55,20 @@ func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{
 		server: s,
 		nc:     nc,
-		in:     newInput(nc, &s.clock),
-		out:    newOutput(nc, &s.clock),
+		in:     stream.NewInput(nc, &s.clock),
+		out:    stream.NewOutput(nc, &s.clock),
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.writer.conn = c
-	growSendBuffer(nc)
+	stream.GrowSendBuffer(nc)
 	return c
-}
-
-// sendBuffer is what the socket may hold of replies: a large read then goes out
-// in one system call, without waiting for the client in between.
-const sendBuffer = 1 << 20
-
-// growSendBuffer asks for it on unix sockets, whose default is a fifth of that;
-// TCP grows by itself. Beyond the system's limit it takes privileges, and
-// without them we take what we get.
-func growSendBuffer(nc net.Conn) {
-	unixConn, ok := nc.(*net.UnixConn)
-	if !ok {
-		return
-	}
-	raw, err := unixConn.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Control(func(fd uintptr) {
-		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer) != nil {
-			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
-		}
-	})
 }
 
 // run serves the connection from greeting to close.
 func (c *conn) run() {
 	defer c.cancel(nil)
 	defer c.nc.Close()
-	defer c.in.free()
+	defer c.in.Free()
 	log := c.server.log.With("remote", remoteName(c.nc))
 
 	err := c.begin()
@@ -171,11 +147,10 @@ func (c *conn) fail(cause error) {
 // checkStall cuts a connection that has waited since before the given clock for
 // the rest of a request, or for its client to take replies.
 func (c *conn) checkStall(before int64) {
-	if since := c.in.waiting.Load(); since != 0 && since < before {
+	if c.in.Stalled(before) {
 		c.abort("stalled in the middle of a request")
 	}
-	c.out.noteProgress()
-	if since := c.out.waiting.Load(); since != 0 && since < before {
+	if c.out.Stalled(before) {
 		c.abort("does not take its replies")
 	}
 }
@@ -248,7 +223,7 @@ func (w *writer) run() {
 		}
 		// A failed write ends the connection; the tasks are released all the
 		// same.
-		if err := w.conn.out.write(vecs); err != nil {
+		if err := w.conn.out.Write(vecs); err != nil {
 			w.conn.fail(err)
 		}
 		clear(vecs)

@@ -31,13 +31,13 @@ func (c *conn) negotiate(ctx context.Context) error {
 		return err
 	}
 	for range maxOptions {
-		if err := c.in.need(optionHeaderSize); err != nil {
+		if err := c.in.Need(optionHeaderSize); err != nil {
 			return err
 		}
-		h := c.in.bytes()
+		h := c.in.Bytes()
 		magic := binary.BigEndian.Uint64(h)
 		option, length := binary.BigEndian.Uint32(h[8:]), binary.BigEndian.Uint32(h[12:])
-		c.in.skip(optionHeaderSize)
+		c.in.Skip(optionHeaderSize)
 		if magic != magicOption {
 			return fmt.Errorf("option magic %#x, want %#x", magic, magicOption)
 		}
@@ -46,7 +46,7 @@ func (c *conn) negotiate(ctx context.Context) error {
 			return fmt.Errorf("option %d with %d bytes of data: at most %d", option, length, maxOptionBytes)
 		}
 		data := make([]byte, length)
-		if err := c.in.readFull(data); err != nil {
+		if err := c.in.ReadFull(data); err != nil {
 			return err
 		}
 		if err := n.option(ctx, option, data); err != nil || c.handle != nil {
@@ -62,14 +62,14 @@ func (n *negotiation) greet() error {
 	binary.BigEndian.PutUint64(b, magicInit)
 	binary.BigEndian.PutUint64(b[8:], magicOption)
 	binary.BigEndian.PutUint16(b[16:], handshakeFixedNewstyle|handshakeNoZeroes)
-	if err := n.out.write([][]byte{b}); err != nil {
+	if err := n.out.Write([][]byte{b}); err != nil {
 		return err
 	}
-	if err := n.in.need(4); err != nil {
+	if err := n.in.Need(4); err != nil {
 		return err
 	}
-	flags := binary.BigEndian.Uint32(n.in.bytes())
-	n.in.skip(4)
+	flags := binary.BigEndian.Uint32(n.in.Bytes())
+	n.in.Skip(4)
 	if flags&^uint32(handshakeFixedNewstyle|handshakeNoZeroes) != 0 {
 		return fmt.Errorf("unknown client flags %#x", flags)
 	}
@@ -114,7 +114,7 @@ func (n *negotiation) replyData(option, kind uint32, data []byte) error {
 	binary.BigEndian.PutUint32(b[8:], option)
 	binary.BigEndian.PutUint32(b[12:], kind)
 	binary.BigEndian.PutUint32(b[16:], uint32(len(data)))
-	return n.out.write([][]byte{append(b, data...)})
+	return n.out.Write([][]byte{append(b, data...)})
 }
 
 // refuse answers an option that named an export which cannot be had.
@@ -154,7 +154,7 @@ func (n *negotiation) exportName(ctx context.Context, data []byte) error {
 	if !n.noZeroes {
 		b = b[:10+exportZeroes]
 	}
-	return n.out.write([][]byte{b})
+	return n.out.Write([][]byte{b})
 }
 
 // enter fixes what the transmission phase works with.

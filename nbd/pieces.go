@@ -62,7 +62,7 @@ func (c *conn) writePieces(cmd *command) error {
 	var failed error
 	for from, n := int64(0), cmd.length(); from < n; from += gateway.MaxBuffer {
 		data := buf.Data[:min(n-from, gateway.MaxBuffer)]
-		if err := c.in.readFull(data); err != nil {
+		if err := c.in.ReadFull(data); err != nil {
 			buf.Release()
 			return err
 		}
@@ -102,7 +102,7 @@ func (c *conn) readChunks(cmd *command, buf *gateway.Buffer) error {
 	for from, n := int64(0), cmd.length(); from < n; from += gateway.MaxBuffer {
 		data := buf.Data[:min(n-from, gateway.MaxBuffer)]
 		if err := c.piece(cmd, from, data); err != nil {
-			return c.out.write([][]byte{c.format.status(make([]byte, 0, replyMargin), cmd, err)})
+			return c.out.Write([][]byte{c.format.status(make([]byte, 0, replyMargin), cmd, err)})
 		}
 		last := from+int64(len(data)) == n
 		offset := cmd.Offset + uint64(from)
@@ -112,7 +112,7 @@ func (c *conn) readChunks(cmd *command, buf *gateway.Buffer) error {
 		} else {
 			vecs[0] = c.format.dataHeader(buf.Head[:0], cmd, offset, len(data), last)
 		}
-		if err := c.out.write(vecs); err != nil {
+		if err := c.out.Write(vecs); err != nil {
 			return err
 		}
 	}
@@ -125,7 +125,7 @@ func (c *conn) readWhole(cmd *command, buf *gateway.Buffer) error {
 		n := cmd.length()
 		extents, err := c.handle.Extents(c.ctx, cmd.offset(), n, 1, nil)
 		if err == nil && extents[0] == (backend.Extent{Length: n, Hole: true}) {
-			return c.out.write([][]byte{c.format.hole(buf.Head[:0], cmd, cmd.Offset, int(n), true)})
+			return c.out.Write([][]byte{c.format.hole(buf.Head[:0], cmd, cmd.Offset, int(n), true)})
 		}
 	}
 	return c.readStream(cmd, buf)
@@ -134,20 +134,20 @@ func (c *conn) readWhole(cmd *command, buf *gateway.Buffer) error {
 // readStream holds the output from the header to the last byte, since nothing
 // may come in between.
 func (c *conn) readStream(cmd *command, buf *gateway.Buffer) error {
-	c.out.mu.Lock()
-	defer c.out.mu.Unlock()
+	c.out.Lock()
+	defer c.out.Unlock()
 	for from, n := int64(0), cmd.length(); from < n; from += gateway.MaxBuffer {
 		data := buf.Data[:min(n-from, gateway.MaxBuffer)]
 		err := c.piece(cmd, from, data)
 		switch {
 		case err != nil && from == 0:
-			return c.out.writeLocked([][]byte{c.format.status(make([]byte, 0, replyMargin), cmd, err)})
+			return c.out.WriteLocked([][]byte{c.format.status(make([]byte, 0, replyMargin), cmd, err)})
 		case err != nil:
 			return err
 		case from == 0:
-			err = c.out.writeLocked([][]byte{c.format.readHeader(buf.Head[:0], cmd), data})
+			err = c.out.WriteLocked([][]byte{c.format.readHeader(buf.Head[:0], cmd), data})
 		default:
-			err = c.out.writeLocked([][]byte{data})
+			err = c.out.WriteLocked([][]byte{data})
 		}
 		if err != nil {
 			return err

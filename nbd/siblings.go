@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/opencurve/curve-nbd/gateway/stream"
 )
 
 // Siblings are the connections of one client that sends a request again over one of
@@ -61,11 +63,11 @@ func (s *Siblings) givenUp(c *conn) (self bool, other *conn) {
 	if len(s.conns) == 1 || s.hungUp.none() && !slices.ContainsFunc(s.conns, (*conn).wasCut) {
 		return false, nil
 	}
-	if c.hung.up(c.in.raw) {
+	if c.hung.up(c.in.Raw()) {
 		return true, nil
 	}
 	for _, x := range s.conns {
-		if x != c && x.hung.up(x.in.raw) {
+		if x != c && x.hung.up(x.in.Raw()) {
 			return false, x
 		}
 	}
@@ -141,7 +143,7 @@ func (h *hangUps) add(c *conn) {
 		return
 	}
 	// That it is closed already is seen otherwise.
-	_ = c.in.raw.Control(func(fd uintptr) {
+	_ = c.in.Raw().Control(func(fd uintptr) {
 		if unix.EpollCtl(h.fd, unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{Events: unix.EPOLLRDHUP}) != nil {
 			h.close()
 		}
@@ -153,14 +155,14 @@ func (h *hangUps) remove(c *conn) {
 	if h.fd < 0 {
 		return
 	}
-	_ = c.in.raw.Control(func(fd uintptr) { _ = unix.EpollCtl(h.fd, unix.EPOLL_CTL_DEL, int(fd), nil) })
+	_ = c.in.Raw().Control(func(fd uintptr) { _ = unix.EpollCtl(h.fd, unix.EPOLL_CTL_DEL, int(fd), nil) })
 }
 
 func (h *hangUps) none() bool {
 	if h.fd < 0 {
 		return false
 	}
-	n, err := pollNow(h.fd, h.events[:])
+	n, err := stream.PollNow(h.fd, h.events[:])
 	return n == 0 && err == nil
 }
 

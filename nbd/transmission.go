@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway"
+	"github.com/opencurve/curve-nbd/gateway/stream"
 )
 
 const (
@@ -33,22 +34,22 @@ func (c *conn) transmit() error {
 		if err == nil && served > 1 {
 			// A client with a pipeline has probably sent more meanwhile: one
 			// larger batch is cheaper, for both sides, than two.
-			if err = c.in.more(); err == nil {
+			if err = c.in.More(); err == nil {
 				continue
 			}
-			if err == errNothingYet || c.handing.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+			if err == stream.ErrNothingYet || c.handing.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 				err = nil
 			}
 		}
 		if sendErr := c.send(); err == nil {
 			err = sendErr
 		}
-		c.in.noteBatch(served)
+		c.in.NoteBatch(served)
 		if err == nil && c.mayHandOver() {
 			return errHandedOver
 		}
 		if err == nil {
-			err = c.in.fill(len(c.in.bytes()) > 0)
+			err = c.in.Fill(len(c.in.Bytes()) > 0)
 		}
 		switch {
 		case err == nil:
@@ -81,7 +82,7 @@ func (c *conn) serveBuffered() (served int, err error) {
 // complete while its header, or the payload of a small write, is still under
 // way; then nothing is taken.
 func (c *conn) next() (cmd command, complete bool, err error) {
-	b := c.in.bytes()
+	b := c.in.Bytes()
 	size, ok := requestSize, false
 	if c.format.extended {
 		size = extendedRequestSize
@@ -100,7 +101,7 @@ func (c *conn) next() (cmd command, complete bool, err error) {
 	if cmd.Payload && cmd.Length <= bufferedWrite && len(b) < size+int(cmd.Length) {
 		return cmd, false, nil
 	}
-	c.in.skip(size)
+	c.in.Skip(size)
 	return cmd, true, nil
 }
 
@@ -133,12 +134,12 @@ func (c *conn) refuse(cmd *command, err error) error {
 		if cmd.Length > maxDrain {
 			return fmt.Errorf("%w, and too much to skip", err)
 		}
-		if cmd.Length > uint64(len(c.in.bytes())) {
+		if cmd.Length > uint64(len(c.in.Bytes())) {
 			if err := c.send(); err != nil {
 				return err
 			}
 		}
-		if err := c.in.discard(int64(cmd.Length)); err != nil {
+		if err := c.in.Discard(int64(cmd.Length)); err != nil {
 			return err
 		}
 	}
@@ -275,17 +276,17 @@ func (c *conn) readLarge(cmd *command) error {
 // buffer first; then inline or submitted.
 func (c *conn) write(cmd *command) error {
 	n := int(cmd.Length)
-	c.in.bulk = n > bufferedWrite
+	c.in.Bulk = n > bufferedWrite
 	switch {
 	case n > gateway.MaxBuffer:
 		return c.writePieces(cmd)
-	case c.in.bulk:
+	case c.in.Bulk:
 		return c.writeLarge(cmd)
 	}
-	payload := c.in.bytes()[:n]
+	payload := c.in.Bytes()[:n]
 	c.prepareInline(cmd, payload)
 	if c.handle.Try(&c.inline) {
-		c.in.skip(n)
+		c.in.Skip(n)
 		return c.answer(cmd, c.inline.Err)
 	}
 	buf, err := c.buffer(int64(n))
@@ -293,7 +294,7 @@ func (c *conn) write(cmd *command) error {
 		return err
 	}
 	copy(buf.Data, payload)
-	c.in.skip(n)
+	c.in.Skip(n)
 	return c.submit(cmd, buf, buf.Data[:n])
 }
 
@@ -303,11 +304,11 @@ func (c *conn) writeLarge(cmd *command) error {
 	if err != nil {
 		return err
 	}
-	if n > len(c.in.bytes()) {
+	if n > len(c.in.Bytes()) {
 		err = c.send()
 	}
 	if err == nil {
-		err = c.in.readFull(buf.Data[:n])
+		err = c.in.ReadFull(buf.Data[:n])
 	}
 	if err != nil {
 		buf.Release()
@@ -316,7 +317,7 @@ func (c *conn) writeLarge(cmd *command) error {
 	c.prepareInline(cmd, buf.Data[:n])
 	// When the client has sent more already, the store copies this payload while
 	// we fetch the next.
-	pipelined := len(c.in.bytes()) > 0 || c.in.more() == nil
+	pipelined := len(c.in.Bytes()) > 0 || c.in.More() == nil
 	if pipelined || !c.handle.Try(&c.inline) {
 		return c.submit(cmd, buf, buf.Data[:n])
 	}
@@ -351,7 +352,7 @@ func (c *conn) send() error {
 	var err error
 	if !c.batch.empty() {
 		c.batch.closeRun()
-		err = c.out.write(c.batch.vecs)
+		err = c.out.Write(c.batch.vecs)
 	}
 	c.batch.reset()
 	c.served.report(c.handle)

@@ -1,4 +1,4 @@
-package nbd
+package stream
 
 import (
 	"errors"
@@ -13,30 +13,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inputSize is the read buffer: room for hundreds of headers or a dozen small
+// InputSize is the read buffer: room for hundreds of headers or a dozen small
 // writes per system call. A larger one gained nothing.
-const inputSize = 64 << 10
+const InputSize = 64 << 10
 
 // headersOnly is how much is read at once while a client sends large writes:
 // more would bring payload into the buffer that has to be copied out of it.
 const headersOnly = 2 << 10
 
-// errNothingYet is returned by fill when it may not wait and nothing is there.
-var errNothingYet = errors.New("nothing to read yet")
+// ErrNothingYet is returned by Fill when it may not wait and nothing is there.
+var ErrNothingYet = errors.New("nothing to read yet")
 
-var inputBuffers = sync.Pool{New: func() any { return new([inputSize]byte) }}
+var inputBuffers = sync.Pool{New: func() any { return new([InputSize]byte) }}
 
-// input reads a connection in large pieces and hands out what it has. While the
+// Input reads a connection in large pieces and hands out what it has. While the
 // peer is silent and nothing is left over, it holds no memory.
-type input struct {
+type Input struct {
 	nc  net.Conn
 	raw syscall.RawConn
-	buf *[inputSize]byte
+	buf *[InputSize]byte
 	// buf[r:w] is what was read and not used yet.
 	r, w int
 
-	// bulk: the last request was a large write, so more of them are likely.
-	bulk bool
+	// Bulk: the last request was a large write, so more of them are likely.
+	Bulk bool
 	// lone: requests come one at a time, so the client waits for each reply;
 	// singles counts the batches in a row that were one request.
 	lone    bool
@@ -52,9 +52,9 @@ type input struct {
 	n         int
 	err       error
 
-	// resume, if not nil, says that a deadline was only to wake the reader: what has
+	// Resume, if not nil, says that a deadline was only to wake the reader: what has
 	// begun is read to its end.
-	resume func() bool
+	Resume func() bool
 
 	// waiting is the server's clock when the reader began to wait for the rest
 	// of something, 0 while it waits for nothing or for something new.
@@ -62,8 +62,9 @@ type input struct {
 	clock   *atomic.Int64
 }
 
-func newInput(nc net.Conn, clock *atomic.Int64) *input {
-	in := &input{nc: nc, clock: clock}
+// NewInput reads nc. The clock is any that counts nanoseconds upward from above 0.
+func NewInput(nc net.Conn, clock *atomic.Int64) *Input {
+	in := &Input{nc: nc, clock: clock}
 	if sc, ok := nc.(syscall.Conn); ok {
 		// Without a raw connection (TLS, pipes) plain Read serves.
 		in.raw, _ = sc.SyscallConn()
@@ -80,7 +81,7 @@ func newInput(nc net.Conn, clock *atomic.Int64) *input {
 				continue
 			case unix.EAGAIN:
 				if in.noWait {
-					in.err = errNothingYet
+					in.err = ErrNothingYet
 					return true
 				}
 				if spins < in.spins() {
@@ -89,7 +90,7 @@ func newInput(nc net.Conn, clock *atomic.Int64) *input {
 				}
 				in.slept = true
 				if in.target == nil && in.r == in.w {
-					in.free()
+					in.Free()
 				}
 				return false
 			}
@@ -99,26 +100,36 @@ func newInput(nc net.Conn, clock *atomic.Int64) *input {
 	return in
 }
 
+// Raw is the socket, nil where there is none to be had.
+func (in *Input) Raw() syscall.RawConn { return in.raw }
+
+// Stalled says that the peer has owed the rest of something since before the given
+// time.
+func (in *Input) Stalled(before int64) bool {
+	since := in.waiting.Load()
+	return since != 0 && since < before
+}
+
 // hold makes sure that there is a buffer.
-func (in *input) hold() {
+func (in *Input) hold() {
 	if in.buf == nil {
-		in.buf = inputBuffers.Get().(*[inputSize]byte)
+		in.buf = inputBuffers.Get().(*[InputSize]byte)
 		in.r, in.w = 0, 0
 	}
 }
 
 // space is the room for the next read.
-func (in *input) space() []byte {
+func (in *Input) space() []byte {
 	in.hold()
 	space := in.buf[in.w:]
-	if in.bulk && len(space) > headersOnly {
+	if in.Bulk && len(space) > headersOnly {
 		return space[:headersOnly]
 	}
 	return space
 }
 
-// free lets the buffer go.
-func (in *input) free() {
+// Free lets the buffer go.
+func (in *Input) Free() {
 	if in.buf != nil {
 		inputBuffers.Put(in.buf)
 		in.buf = nil
@@ -126,22 +137,22 @@ func (in *input) free() {
 	in.r, in.w = 0, 0
 }
 
-// bytes is what is there; valid until the next call that reads.
-func (in *input) bytes() []byte {
+// Bytes is what is there; valid until the next call that reads.
+func (in *Input) Bytes() []byte {
 	if in.buf == nil {
 		return nil
 	}
 	return in.buf[in.r:in.w]
 }
 
-// skip drops the first n of bytes.
-func (in *input) skip(n int) { in.r += n }
+// Skip drops the first n of bytes.
+func (in *Input) Skip(n int) { in.r += n }
 
 // read does one read into target, or, when that is nil, into the buffer.
-func (in *input) read(target []byte) (int, error) {
+func (in *Input) read(target []byte) (int, error) {
 	if in.raw == nil {
 		if in.noWait {
-			return 0, errNothingYet
+			return 0, ErrNothingYet
 		}
 		if target == nil {
 			target = in.space()
@@ -154,7 +165,7 @@ func (in *input) read(target []byte) (int, error) {
 		if err == nil {
 			break
 		}
-		if in.resume == nil || in.waiting.Load() == 0 || !errors.Is(err, os.ErrDeadlineExceeded) || !in.resume() {
+		if in.Resume == nil || in.waiting.Load() == 0 || !errors.Is(err, os.ErrDeadlineExceeded) || !in.Resume() {
 			return 0, err
 		}
 		_ = in.nc.SetReadDeadline(time.Time{})
@@ -168,18 +179,18 @@ func (in *input) read(target []byte) (int, error) {
 	return in.n, nil
 }
 
-// more reads once more into the buffer if something is there, and says
-// errNothingYet if not.
-func (in *input) more() error {
+// More reads once more into the buffer if something is there, and says
+// ErrNothingYet if not.
+func (in *Input) More() error {
 	in.noWait = true
-	err := in.fill(false)
+	err := in.Fill(false)
 	in.noWait = false
 	return err
 }
 
-// fill reads once more into the buffer. midway says that the peer owes the rest
+// Fill reads once more into the buffer. midway says that the peer owes the rest
 // of something, so that silence now is a stall.
-func (in *input) fill(midway bool) error {
+func (in *Input) Fill(midway bool) error {
 	if in.r == in.w {
 		in.r, in.w = 0, 0
 	} else if in.r > 0 {
@@ -199,8 +210,8 @@ func (in *input) fill(midway bool) error {
 	return err
 }
 
-// noteBatch takes the number of requests that were answered together.
-func (in *input) noteBatch(served int) {
+// NoteBatch takes the number of requests that were answered together.
+func (in *Input) NoteBatch(served int) {
 	switch {
 	case served == 1:
 		in.singles++
@@ -211,7 +222,7 @@ func (in *input) noteBatch(served int) {
 }
 
 // spins is how often the read that is under way may be tried again at once.
-func (in *input) spins() int {
+func (in *Input) spins() int {
 	switch {
 	case !several:
 		return 0
@@ -224,20 +235,20 @@ func (in *input) spins() int {
 	}
 }
 
-// need makes sure that at least n bytes (n <= inputSize) are there.
-func (in *input) need(n int) error {
+// Need makes sure that at least n bytes (n <= InputSize) are there.
+func (in *Input) Need(n int) error {
 	for in.w-in.r < n {
-		if err := in.fill(true); err != nil {
+		if err := in.Fill(true); err != nil {
 			return midwayEOF(err)
 		}
 	}
 	return nil
 }
 
-// readFull fills dst, from the buffer first and then past it.
-func (in *input) readFull(dst []byte) error {
-	n := copy(dst, in.bytes())
-	in.skip(n)
+// ReadFull fills dst, from the buffer first and then past it.
+func (in *Input) ReadFull(dst []byte) error {
+	n := copy(dst, in.Bytes())
+	in.Skip(n)
 	for n < len(dst) {
 		in.waiting.Store(in.clock.Load())
 		got, err := in.read(dst[n:])
@@ -250,16 +261,16 @@ func (in *input) readFull(dst []byte) error {
 	return nil
 }
 
-// discard reads n bytes and forgets them.
-func (in *input) discard(n int64) error {
+// Discard reads n bytes and forgets them.
+func (in *Input) Discard(n int64) error {
 	for n > 0 {
 		if in.r == in.w {
-			if err := in.fill(true); err != nil {
+			if err := in.Fill(true); err != nil {
 				return midwayEOF(err)
 			}
 		}
 		part := min(n, int64(in.w-in.r))
-		in.skip(int(part))
+		in.Skip(int(part))
 		n -= part
 	}
 	return nil

@@ -1,4 +1,4 @@
-package nbd
+package stream
 
 import (
 	"io"
@@ -13,9 +13,9 @@ import (
 // maxVectors is how many pieces one writev takes (IOV_MAX).
 const maxVectors = 1024
 
-// output writes replies to a connection: batches of the reader, and finished
+// Output writes replies to a connection: batches of the reader, and finished
 // tasks of the writer goroutine, one at a time.
-type output struct {
+type Output struct {
 	nc  net.Conn
 	raw syscall.RawConn
 
@@ -35,8 +35,9 @@ type output struct {
 	unread int
 }
 
-func newOutput(nc net.Conn, clock *atomic.Int64) *output {
-	out := &output{nc: nc, clock: clock}
+// NewOutput writes to nc, with the clock of its Input.
+func NewOutput(nc net.Conn, clock *atomic.Int64) *Output {
+	out := &Output{nc: nc, clock: clock}
 	if sc, ok := nc.(syscall.Conn); ok {
 		out.raw, _ = sc.SyscallConn()
 	}
@@ -60,16 +61,30 @@ func newOutput(nc net.Conn, clock *atomic.Int64) *output {
 	return out
 }
 
-// write sends vecs in full. It returns the connection's first write error.
-func (out *output) write(vecs [][]byte) error {
-	out.mu.Lock()
-	defer out.mu.Unlock()
-	return out.writeLocked(vecs)
+// Lock keeps all others from writing, until Unlock.
+func (out *Output) Lock() { out.mu.Lock() }
+
+// Unlock ends Lock.
+func (out *Output) Unlock() { out.mu.Unlock() }
+
+// Stalled says that a write is under way of which the peer has taken nothing since
+// the given time. One goroutine asks, again and again.
+func (out *Output) Stalled(before int64) bool {
+	out.noteProgress()
+	since := out.waiting.Load()
+	return since != 0 && since < before
 }
 
-// writeLocked is write for a reply that goes out in several pieces, with mu
+// Write sends vecs in full. It returns the connection's first write error.
+func (out *Output) Write(vecs [][]byte) error {
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	return out.WriteLocked(vecs)
+}
+
+// WriteLocked is Write for a reply that goes out in several pieces, with Lock
 // held from the first to the last.
-func (out *output) writeLocked(vecs [][]byte) error {
+func (out *Output) WriteLocked(vecs [][]byte) error {
 	if out.err != nil {
 		return out.err
 	}
@@ -86,7 +101,7 @@ func (out *output) writeLocked(vecs [][]byte) error {
 	return out.err
 }
 
-func (out *output) writePlain() error {
+func (out *Output) writePlain() error {
 	for _, v := range out.pending {
 		if _, err := out.nc.Write(v); err != nil {
 			out.err = err
@@ -99,7 +114,7 @@ func (out *output) writePlain() error {
 }
 
 // writeOnce does one system call.
-func (out *output) writeOnce(fd int) (int, error) {
+func (out *Output) writeOnce(fd int) (int, error) {
 	if len(out.pending) == 1 {
 		return writeNow(fd, out.pending[0])
 	}
@@ -119,10 +134,10 @@ func (out *output) writeOnce(fd int) (int, error) {
 	return n, err
 }
 
-// noteProgress is called by the watchdog while a write waits. A socket becomes
+// noteProgress looks whether a write that waits goes on. A socket becomes
 // writable again only when much of its buffer is free, so a slow peer may take
 // bytes for a long time before the write goes on: that is progress too.
-func (out *output) noteProgress() {
+func (out *Output) noteProgress() {
 	since := out.waiting.Load()
 	if since == 0 || out.raw == nil {
 		return
@@ -136,7 +151,7 @@ func (out *output) noteProgress() {
 }
 
 // advance drops n written bytes from pending.
-func (out *output) advance(n int) {
+func (out *Output) advance(n int) {
 	for len(out.pending) > 0 && n >= len(out.pending[0]) {
 		n -= len(out.pending[0])
 		out.pending = out.pending[1:]
@@ -145,4 +160,27 @@ func (out *output) advance(n int) {
 		// The caller's vecs may be changed: they are not used again.
 		out.pending[0] = out.pending[0][n:]
 	}
+}
+
+// sendBuffer is what the socket may hold of replies: a large read then goes out
+// in one system call, without waiting for the client in between.
+const sendBuffer = 1 << 20
+
+// GrowSendBuffer asks for it on unix sockets, whose default is a fifth of that;
+// TCP grows by itself. Beyond the system's limit it takes privileges, and
+// without them we take what we get.
+func GrowSendBuffer(nc net.Conn) {
+	unixConn, ok := nc.(*net.UnixConn)
+	if !ok {
+		return
+	}
+	raw, err := unixConn.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer) != nil {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
+		}
+	})
 }

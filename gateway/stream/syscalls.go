@@ -1,4 +1,4 @@
-package nbd
+package stream
 
 import (
 	"unsafe"
@@ -26,8 +26,8 @@ func writevNow(fd int, v []unix.Iovec) (int, error) {
 	return result(unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(v))), uintptr(len(v))))
 }
 
-// pollNow is epoll_wait for what is there already.
-func pollNow(fd int, events []unix.EpollEvent) (int, error) {
+// PollNow is epoll_wait for what is there already.
+func PollNow(fd int, events []unix.EpollEvent) (int, error) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0)
 	return result(n, 0, errno)
 }
