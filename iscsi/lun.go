@@ -1,6 +1,9 @@
 package iscsi
 
-import "fmt"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
 // LUN is the 8-byte logical unit number as it travels (SAM-5 4.7).
 type LUN [8]byte
@@ -43,6 +46,9 @@ func (l LUN) Number() (int, bool) {
 	}
 	return 0, false
 }
+
+// Uint64 is the LUN as one big-endian number, as REPORT LUNS lists it.
+func (l LUN) Uint64() uint64 { return binary.BigEndian.Uint64(l[:]) }
 
 // String is the number, or the raw bytes of a LUN that has none.
 func (l LUN) String() string {

@@ -125,7 +125,7 @@ func (c *Command) Sense() []byte { return c.sense[:c.senseBytes] }
 // fail ends the command with sense data.
 func (c *Command) fail(s *Sense) verdict {
 	c.Status, c.InLen = CheckCondition, 0
-	c.senseBytes = s.encode(&c.sense, c.unit.descriptorSense.Load())
+	c.senseBytes = s.encode(&c.sense, c.unit != nil && c.unit.descriptorSense.Load())
 	return done
 }
 

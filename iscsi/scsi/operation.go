@@ -24,6 +24,7 @@ type operation struct {
 	// depends on the CDB.
 	access   accessClass
 	accessOf func(*Command) accessClass
+	plain    bool // moves its blocks and nothing else: Try may do it
 	quiet    bool // does not report unit attentions
 	ready    bool // needs an active path
 	lock     lockMode

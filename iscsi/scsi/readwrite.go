@@ -4,11 +4,13 @@ import (
 	"errors"
 
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/gateway"
 	"github.com/opencurve/curve-nbd/volume"
 )
 
-// maxTransferBytes bounds the payload of one command.
-const maxTransferBytes = 32 << 20
+// maxTransferBytes bounds the payload of one command: half of what one client may
+// hold, so that there is always room for one more.
+const maxTransferBytes = gateway.ClientMaxBytes / 2
 
 // errFailed stands for any failure where only that counts.
 var errFailed = errors.New("command failed")

@@ -24,12 +24,12 @@ func rw(name string, code byte, size int, o operation) operation {
 
 func reads(name string, code byte, size int, flags, refuse byte) operation {
 	return rw(name, code, size, operation{mask: spanMask(size, flags), refuse: bitsAt(1, refuse), kind: backend.OpRead,
-		access: accessRead, lock: lockShared, decode: decodeRead, execute: executeRead})
+		plain: true, access: accessRead, lock: lockShared, decode: decodeRead, execute: executeRead})
 }
 
 func writes(name string, code byte, size int, flags, refuse byte) operation {
 	return rw(name, code, size, operation{mask: spanMask(size, flags), refuse: bitsAt(1, refuse), kind: backend.OpWrite,
-		access: accessWrite, lock: lockShared, decode: decodeWrite, execute: executeWrite})
+		plain: true, access: accessWrite, lock: lockShared, decode: decodeWrite, execute: executeWrite})
 }
 
 func writeVerifies(name string, code byte, size int) operation {

@@ -11,7 +11,10 @@ import (
 // the time that initiators give it.
 const maxSameBytes = 256 << 20
 
-func (u *Unit) maxSame() uint64 { return uint64(maxSameBytes / u.blockSize) }
+func (u *Unit) maxSame() uint64 { return min(maxSameBlocks, uint64(maxSameBytes/u.blockSize)) }
+
+// maxSameBlocks is what initiators that keep the count in 16 bits can say.
+const maxSameBlocks = 1 << 15
 
 const (
 	sameUnmap  = 0x08

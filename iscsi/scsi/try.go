@@ -1,0 +1,75 @@
+package scsi
+
+import (
+	"github.com/opencurve/curve-nbd/backend"
+)
+
+// Try does a planned READ or WRITE whose data is one slice, if nothing has to be
+// waited for. It returns false, and has done nothing, for all others and where it
+// would wait: Execute does the command then. What is complete is so as after
+// Execute. It lets a transport lend memory that it wants back at once.
+func (u *Unit) Try(c *Command) bool {
+	if !c.op.plain || c.Transfer == 0 {
+		return false
+	}
+	data, kind := c.Out, backend.OpWrite
+	if c.Direction == DataIn {
+		data, kind = c.In, backend.OpRead
+	}
+	if len(data) == 0 || int64(len(data[0])) < c.Transfer {
+		return false
+	}
+	if !c.Nexus.enter(c) {
+		c.Aborted = true
+		return true
+	}
+	c.hold = hold{from: c.lba, to: c.lba + c.count}
+	if !u.ranges.tryAcquire(c) {
+		c.Nexus.leave(c.epoch)
+		return false
+	}
+	c.want(kind, int64(c.lba)*u.blockSize, c.Transfer, data[0][:c.Transfer], nil)
+	if !u.medium.Try(&c.request) {
+		u.ranges.release(&c.hold, u.resume)
+		c.hold = hold{}
+		c.Nexus.leave(c.epoch)
+		return false
+	}
+	if c.Direction == DataIn {
+		c.InLen = c.Transfer
+	}
+	if s := c.outcome(); s != nil {
+		c.fail(s)
+	}
+	u.finish(c)
+	return true
+}
+
+// tryAcquire takes the lock, unless the command had to wait for it.
+func (l *rangeLock) tryAcquire(c *Command) bool {
+	h := &c.hold
+	h.command = c
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.exclusive > 0 && (l.held.excludes(h, nil) || l.waiting.excludes(h, nil)) {
+		return false
+	}
+	h.held = true
+	l.held.push(h)
+	return true
+}
+
+// Kind is how the command is counted, 0 for not at all.
+func (c *Command) Kind() backend.OpKind {
+	if c.op == nil {
+		return 0
+	}
+	return c.op.kind
+}
+
+// Fail ends a command that was planned and not executed, with sense data: what the
+// transport found wrong with it.
+func (c *Command) Fail(key Key, code Code) { c.fail(sense(key, code)) }
+
+// Notify queues a unit attention for one path.
+func (n *Nexus) Notify(code Code) { n.attentions.add(code) }

@@ -1,0 +1,132 @@
+package target
+
+import (
+	"github.com/opencurve/curve-nbd/iscsi"
+	"github.com/opencurve/curve-nbd/iscsi/scsi"
+	"github.com/opencurve/curve-nbd/volume"
+)
+
+// scsiCommand serves a SCSI Command PDU.
+func (s *session) scsiCommand(p *pdu) error {
+	var c iscsi.ScsiCommand
+	if err := c.Decode(p.bhs); err != nil {
+		return s.refuse(p, err)
+	}
+	serve, err := s.inOrder(c.CmdSN, c.Immediate)
+	if err != nil {
+		return err
+	}
+	if !serve {
+		return s.skip(p)
+	}
+	if c.Immediate && !s.takeImmediate() {
+		return s.reject(p, iscsi.RejectImmediateCommand)
+	}
+	t := newTask(s)
+	t.took(&c)
+	if len(p.ahs) > 0 {
+		extra, err := iscsi.ParseCommandAHS(p.ahs)
+		if err != nil {
+			s.forget(t)
+			return s.refuse(p, err)
+		}
+		t.command.CDB = t.cdb[:len(c.CDB)+copy(t.cdb[len(c.CDB):], extra.ExtendedCDB)]
+	}
+	t.command.ExpectedIn = int64(t.expectedIn())
+	t.began = s.arrived()
+	t.lun = s.units.find(c.LUN)
+	planned := false
+	if t.lun == nil {
+		planned = s.planAbsent(t)
+	} else {
+		t.command.Nexus = t.lun.nexus
+		planned = t.lun.unit.Plan(&t.command)
+	}
+	switch {
+	case t.write:
+		return s.startWrite(t, p, &c, planned)
+	case !planned:
+		return s.answer(t, iscsi.BHSSize)
+	default:
+		return s.startRead(t)
+	}
+}
+
+// took fills a task from the header of its command.
+func (t *task) took(c *iscsi.ScsiCommand) {
+	t.itt, t.field, t.expected = c.InitiatorTaskTag, c.LUN, c.ExpectedDataLength
+	t.read, t.write, t.immediate = c.Read, c.Write, c.Immediate
+	copy(t.cdb[:], c.CDB[:])
+	t.command.CDB = t.cdb[:len(c.CDB)]
+	t.command.Done = t
+	if c.Write {
+		t.command.ExpectedOut = int64(c.ExpectedDataLength)
+	}
+	switch c.Attribute {
+	case iscsi.AttrOrdered:
+		t.command.Attribute = scsi.Ordered
+	case iscsi.AttrHeadOfQueue:
+		t.command.Attribute = scsi.HeadOfQueue
+	case iscsi.AttrACA:
+		t.command.Attribute = scsi.ACA
+	}
+}
+
+// answerRoom is how much memory the answer of a command takes.
+func (t *task) answerRoom() int64 {
+	if t.command.Direction != scsi.DataIn {
+		return 0
+	}
+	return min(t.command.Transfer, int64(t.expectedIn()))
+}
+
+// startRead does a command that sends nothing. Small reads go straight into the
+// batch, if they are done at once.
+func (s *session) startRead(t *task) error {
+	n := t.answerRoom()
+	if n > 0 && n <= arenaRead {
+		size := s.digests.frameSize(int(n))
+		if frame := s.batch.frame(t.lun, size); frame != nil {
+			at := s.digests.headerSize()
+			t.command.In = append(t.command.In, frame[at:at+int(n)])
+			if t.lun.unit.Try(&t.command) {
+				t.frame = frame
+				s.batch.commit(size)
+				return s.answer(t, size)
+			}
+			t.command.In = t.command.In[:0]
+		}
+	}
+	if !t.getRoom(&t.command.In, n) {
+		return s.starve(t)
+	}
+	return s.execute(t)
+}
+
+// execute gives a task, which has everything it needs, to its unit.
+func (s *session) execute(t *task) error {
+	if t.began.IsZero() {
+		t.began = volume.Now()
+	}
+	if !s.register(t, phaseExecuting) {
+		return s.duplicate(t)
+	}
+	s.writer.begin()
+	if !t.lun.unit.Execute(&t.command) {
+		return nil
+	}
+	s.writer.drop()
+	return s.answer(t, iscsi.BHSSize+int(t.dataIn()))
+}
+
+// register makes a task known, in a phase; false if there is another with its tag.
+func (s *session) register(t *task, in phase) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.tasks[t.itt]; old != nil && old != t {
+		return false
+	}
+	t.phase = in
+	s.tasks[t.itt] = t
+	return true
+}

@@ -1,0 +1,142 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencurve/curve-nbd/gateway/stream"
+	"github.com/opencurve/curve-nbd/iscsi"
+)
+
+// conn is one connection: a login, then its session. Its reader goroutine (run)
+// owns every field that has no other comment.
+type conn struct {
+	server *Server
+	nc     net.Conn
+	in     *stream.Input
+	out    *stream.Output
+	ctx    context.Context // ends, with the cause, when the connection is cut
+	cancel context.CancelCauseFunc
+
+	// session is there after the login; the watchdog reads it.
+	session atomic.Pointer[session]
+	// heard is the clock when something last came.
+	heard atomic.Int64
+	// draining: the connection is to end in order.
+	draining atomic.Bool
+	cut      atomic.Pointer[string]
+}
+
+func newConn(s *Server, nc net.Conn) *conn {
+	c := &conn{
+		server: s,
+		nc:     nc,
+		in:     stream.NewInput(nc, &s.clock),
+		out:    stream.NewOutput(nc, &s.clock),
+	}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	stream.GrowSendBuffer(nc)
+	return c
+}
+
+// errOver ends a connection whose last answer is sent.
+var errOver = errors.New("over")
+
+// run serves the connection from login to close.
+func (c *conn) run() {
+	defer c.cancel(nil)
+	defer c.nc.Close()
+	defer c.in.Free()
+	log := c.server.log.With("remote", remoteName(c.nc))
+
+	_ = c.nc.SetDeadline(time.Now().Add(c.server.opts.LoginTimeout))
+	s, err := c.login()
+	if err == nil {
+		_ = c.nc.SetDeadline(time.Time{})
+		log = log.With("initiator", s.initiator, "target", s.target)
+		log.Info("initiator logged in", "tsih", s.tsih, "user", s.user)
+		if c.draining.Load() { // the deadline that was to wake us was just overwritten
+			_ = c.nc.SetReadDeadline(time.Now())
+		}
+		err = s.transmit()
+		s.end(err)
+	}
+	switch reason := c.cut.Load(); {
+	case reason != nil:
+		log.Warn("initiator cut off", "reason", *reason)
+	case errors.Is(err, errOver):
+		log.Info("initiator logged out")
+	case errors.Is(err, io.EOF), c.draining.Load():
+		log.Info("initiator left")
+	case s == nil && errors.Is(err, os.ErrDeadlineExceeded):
+		log.Warn("initiator cut off", "reason", "login took too long", "limit", c.server.opts.LoginTimeout)
+	default:
+		log.Warn("connection ended", "error", err)
+	}
+}
+
+// drain asks the reader to stop at the next PDU.
+func (c *conn) drain() {
+	c.draining.Store(true)
+	_ = c.nc.SetReadDeadline(time.Now())
+}
+
+// abort cuts the connection off, for a reason that is logged.
+func (c *conn) abort(reason string) {
+	c.cut.CompareAndSwap(nil, &reason)
+	c.fail(errors.New(reason))
+}
+
+// fail ends the connection: nobody is there to take answers.
+func (c *conn) fail(cause error) {
+	c.cancel(cause)
+	_ = c.nc.Close()
+}
+
+// check is the watchdog's look at a connection.
+func (c *conn) check(clock int64) {
+	before := clock - int64(c.server.opts.StallTimeout)
+	if c.in.Stalled(before) {
+		c.abort("stalled in the middle of a PDU")
+	}
+	if c.out.Stalled(before) {
+		c.abort("does not take its answers")
+	}
+	if s := c.session.Load(); s != nil {
+		s.keepAlive(clock)
+	}
+}
+
+// askLogout tells the initiator that the target is going away.
+func (c *conn) askLogout() {
+	s := c.session.Load()
+	if s == nil {
+		c.drain()
+		return
+	}
+	s.askLogout()
+}
+
+func remoteName(nc net.Conn) string {
+	if a := nc.RemoteAddr(); a != nil && a.String() != "" && a.String() != "@" {
+		return a.String()
+	}
+	return nc.LocalAddr().Network()
+}
+
+// portal is the address that the initiator reached us at.
+func (c *conn) portal() iscsi.Portal {
+	p := iscsi.Portal{Group: c.server.opts.PortalGroup}
+	if a, ok := c.nc.LocalAddr().(*net.TCPAddr); ok {
+		p.Host, p.Port = a.IP.String(), a.Port
+		return p
+	}
+	p.Host = fmt.Sprint(c.nc.LocalAddr())
+	return p
+}

@@ -1,0 +1,153 @@
+package target
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"github.com/opencurve/curve-nbd/iscsi"
+)
+
+// taskRequest serves a Task Management Function Request (11.5). The answer comes when
+// no command that the function ends is in execution any more: the initiator may then
+// rely on nothing of them happening later.
+func (s *session) taskRequest(p *pdu) error {
+	var r iscsi.TaskRequest
+	if err := r.Decode(p.bhs); err != nil {
+		return s.refuse(p, err)
+	}
+	serve, err := s.admit(p, r.CmdSN)
+	if !serve {
+		return err
+	}
+	s.server.log.Info("task management", "initiator", s.initiator, "target", s.target, "function", r.Function, "lun", r.LUN)
+	s.writer.begin()
+	finish := func(result iscsi.TaskResult) { s.writer.finish(s.taskAnswer(&r, result)) }
+	switch r.Function {
+	case iscsi.AbortTask:
+		s.abortTask(&r)
+		return nil
+	case iscsi.TargetWarmReset, iscsi.TargetColdReset:
+		s.resetTarget(&r)
+		return nil
+	case iscsi.AbortTaskSet, iscsi.ClearTaskSet, iscsi.LogicalUnitReset:
+	case iscsi.ClearACA: // there is never an ACA
+		finish(iscsi.TaskComplete)
+		return nil
+	case iscsi.TaskReassign:
+		finish(iscsi.TaskReassignNotSupported)
+		return nil
+	default:
+		finish(iscsi.TaskNotSupported)
+		return nil
+	}
+	l := s.units.find(r.LUN)
+	if l == nil {
+		finish(iscsi.TaskLUNUnknown)
+		return nil
+	}
+	s.dropWaiting(func(t *task) bool { return t.lun == l })
+	done := func() {
+		l.letGo()
+		finish(iscsi.TaskComplete)
+	}
+	switch r.Function {
+	case iscsi.AbortTaskSet:
+		l.unit.AbortTaskSet(l.nexus, done)
+	case iscsi.ClearTaskSet:
+		l.unit.ClearTaskSet(l.nexus, done)
+	default:
+		l.unit.Reset(done)
+	}
+	return nil
+}
+
+func (s *session) taskAnswer(r *iscsi.TaskRequest, result iscsi.TaskResult) *notice {
+	a := iscsi.TaskResponse{Result: result, InitiatorTaskTag: r.InitiatorTaskTag}
+	return s.answering(r.Immediate, newNotice(func(o *sender, b *iscsi.BHS) {
+		a.Window = o.window(true)
+		a.Encode(b)
+	}))
+}
+
+// abortTask ends one command. The writer has begun for the answer.
+func (s *session) abortTask(r *iscsi.TaskRequest) {
+	s.mu.Lock()
+	t := s.tasks[r.ReferencedTaskTag]
+	switch {
+	case t == nil:
+		s.mu.Unlock()
+		// A command that was never received counts as aborted (11.6.1), if it can
+		// still come; one that is over does not exist.
+		result := iscsi.TaskUnknown
+		if !iscsi.SNBefore(r.RefCmdSN, s.expCmdSN.Load()) && r.RefCmdSN != r.CmdSN {
+			result = iscsi.TaskComplete
+		}
+		s.writer.finish(s.taskAnswer(r, result))
+	case t.phase == phaseExecuting:
+		t.lun.unit.Abort(&t.command)
+		t.waiters = append(t.waiters, s.taskAnswer(r, iscsi.TaskComplete))
+		s.mu.Unlock()
+		s.writer.drop() // the task posts it
+	default:
+		s.mu.Unlock()
+		s.dropWaiting(func(x *task) bool { return x == t })
+		s.writer.finish(s.taskAnswer(r, iscsi.TaskComplete))
+	}
+}
+
+// resetTarget resets every unit that the session sees; a cold reset then ends all
+// sessions with the target.
+func (s *session) resetTarget(r *iscsi.TaskRequest) {
+	s.dropWaiting(func(*task) bool { return true })
+	cold := r.Function == iscsi.TargetColdReset
+	answer := s.taskAnswer(r, iscsi.TaskComplete)
+	if cold {
+		answer.after = func() {
+			for _, x := range s.server.sessions.of(s.target) {
+				x.conn.drain()
+			}
+		}
+	}
+	var held []*lun
+	for _, l := range s.units.all() {
+		if l.hold() {
+			held = append(held, l)
+		}
+	}
+	done := countdown(len(held)+1, func() { s.writer.finish(answer) })
+	for _, l := range held {
+		l.unit.Reset(func() {
+			l.letGo()
+			done()
+		})
+	}
+	done()
+}
+
+// dropWaiting ends tasks that are not in execution yet. They get no answer.
+func (s *session) dropWaiting(which func(*task) bool) {
+	s.mu.Lock()
+	var dropped []*task
+	for tag, t := range s.tasks {
+		if t.phase != phaseExecuting && which(t) {
+			dropped = append(dropped, t)
+			delete(s.tasks, tag)
+		}
+	}
+	s.starved.queue = slices.DeleteFunc(s.starved.queue, func(t *task) bool { return slices.Contains(dropped, t) })
+	s.mu.Unlock()
+	for _, t := range dropped {
+		s.forget(t)
+	}
+}
+
+// countdown returns a function that calls last when it is called for the nth time.
+func countdown(n int, last func()) func() {
+	var left atomic.Int64
+	left.Store(int64(n))
+	return func() {
+		if left.Add(-1) == 0 {
+			last()
+		}
+	}
+}

@@ -1,0 +1,143 @@
+package target
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/opencurve/curve-nbd/iscsi"
+)
+
+// session is an initiator's session, which is one connection in its full feature
+// phase. The connection's reader owns every field that has no other comment.
+type session struct {
+	server    *Server
+	conn      *conn
+	id        nexusID
+	initiator string
+	target    string // "" for discovery
+	user      string
+	discovery bool
+	cid       uint16
+	tsih      uint16 // set by sessions.open
+	joined    bool   // it is a connection reinstatement
+	alias     text
+
+	params      iscsi.Parameters
+	negotiation *iscsi.Negotiation
+	limits      iscsi.Limits
+	digests     digests
+	exchange    exchange // of text
+	batch       batch
+	logout      *iscsi.LogoutRequest // that ended the session
+	answered    int                  // batches, for timing one in so many
+
+	// expCmdSN is the next that is taken. The reader changes it.
+	expCmdSN atomic.Uint32
+	// immediates are the immediate commands under way.
+	immediates atomic.Int32
+	writer     writer
+	sender     sender
+	units      unitTable
+
+	mu      sync.Mutex // guards all below
+	tasks   map[uint32]*task
+	starved starved
+	// transfer is the target transfer tag given last.
+	transfer uint32
+	ended    bool
+	pinged   int64 // the clock when the initiator was asked whether it is there, 0 if it answered
+
+	over chan struct{} // closed when nothing of the session is under way
+}
+
+func newSession(c *conn, r *iscsi.SessionRequest) *session {
+	s := &session{
+		server: c.server, conn: c,
+		id:        nexusID{r.Initiator, r.Target, r.ISID},
+		initiator: r.Initiator, target: r.Target, user: r.CHAPName, discovery: r.Discovery,
+		cid:    r.CID,
+		params: r.Parameters,
+		tasks:  make(map[uint32]*task),
+		over:   make(chan struct{}),
+	}
+	s.sender.session, s.writer.session, s.units.session = s, s, s
+	s.starved.session = s
+	return s
+}
+
+// start begins the full feature phase.
+func (s *session) start(r *iscsi.LoginResult) {
+	s.params, s.negotiation = r.Parameters, r.Negotiation
+	s.alias.set(r.InitiatorAlias)
+	s.limits = iscsi.Limits{MaxDataSegment: int(r.Parameters.MaxRecvDataSegmentLength), MaxAHS: iscsi.MaxCommandAHS}
+	s.digests = digests{header: r.Parameters.HeaderDigest != iscsi.DigestNone, data: r.Parameters.DataDigest != iscsi.DigestNone}
+	s.expCmdSN.Store(r.CmdSN)
+	s.sender.statSN = r.StatSN
+	s.sender.maxCmdSN.Store(r.CmdSN + window - 1)
+	s.sender.maxData = r.Parameters.MaxSendDataSegmentLength
+	s.conn.heard.Store(s.server.clock.Load())
+	s.conn.session.Store(s)
+}
+
+// abandon ends a session that never began: its login failed after all.
+func (s *session) abandon() {
+	s.units.detachAll()
+	s.units.wait()
+	s.server.sessions.remove(s)
+	close(s.over)
+}
+
+// end ends the session: what was not executed yet is dropped, what is in execution
+// is aborted and waited for, and nothing of it lasts.
+func (s *session) end(cause error) {
+	if cause != nil && cause != errOver && !s.conn.draining.Load() {
+		s.conn.cancel(cause)
+	}
+	s.batch.release()
+	s.dropWaiting(func(*task) bool { return true })
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	if !s.conn.draining.Load() {
+		s.units.abortAll()
+	}
+	s.writer.close()
+	if s.logout != nil {
+		s.answerLogout()
+	}
+	s.units.detachAll()
+	s.units.wait()
+	s.server.sessions.remove(s)
+	close(s.over)
+}
+
+// attachUnits opens what the initiator may see of a target.
+func (s *session) attachUnits(ctx context.Context, t targetView) error {
+	seen, allowed := t.Sees(s.initiator)
+	if !allowed {
+		return iscsi.ErrNotAllowed
+	}
+	return s.units.set(ctx, seen)
+}
+
+// initiatorPort is the SCSI name of the initiator's port (SPC-4 7.6.4.6, RFC 7143 4.4.1).
+func (s *session) initiatorPort() string { return fmt.Sprintf("%s,i,0x%s", s.initiator, s.id.isid) }
+
+// targetPort is that of ours.
+func (s *session) targetPort() string {
+	return fmt.Sprintf("%s,t,0x%04x", s.target, s.server.opts.PortalGroup)
+}
+
+// text is a string that several may use.
+type text struct{ v atomic.Pointer[string] }
+
+func (t *text) set(v string) { t.v.Store(&v) }
+
+func (t *text) get() string {
+	if v := t.v.Load(); v != nil {
+		return *v
+	}
+	return ""
+}
