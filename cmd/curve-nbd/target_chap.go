@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
@@ -213,6 +214,9 @@ func showLogin(ctx *cli.Context, target string, ask func(context.Context, *contr
 		if err != nil {
 			return err
 		}
-		return show(ctx, loginView{Target: target, Discovery: target == "", Users: append([]string{}, l.Users...), MutualUser: l.Mutual})
+		if len(l.Users) == 0 {
+			fmt.Fprintln(ctx.App.ErrWriter, "there are no users: initiators need not prove anything")
+		}
+		return show(ctx, loginView{Target: strings.ToLower(target), Discovery: target == "", Users: append([]string{}, l.Users...), MutualUser: l.Mutual})
 	})
 }

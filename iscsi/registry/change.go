@@ -44,6 +44,7 @@ func (r *Registry) Create(ctx context.Context, name, alias string) (*Target, err
 	case err != nil:
 		return nil, err
 	}
+	r.log.Info("iSCSI target created", "target", name)
 	r.changed(ctx)
 	return t, nil
 }
@@ -70,6 +71,7 @@ func (r *Registry) Remove(ctx context.Context, name string, force bool) error {
 			continue
 		}
 		if err == nil {
+			r.log.Info("iSCSI target removed", "target", name, "forced", force)
 			r.changed(ctx)
 		}
 		return err
@@ -133,6 +135,7 @@ func (r *Registry) editRecord(ctx context.Context, key string, fn func(data []by
 			continue
 		}
 		if err == nil {
+			r.log.Info("iSCSI configuration changed", "record", key)
 			r.changed(ctx)
 		}
 		return err

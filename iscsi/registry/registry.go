@@ -3,6 +3,7 @@ package registry
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -55,7 +56,7 @@ type Registry struct {
 	// turn holds a token while somebody refreshes: the later of two listings is
 	// the one that stays.
 	turn    chan struct{}
-	trouble string // guarded by turn: what the last refresh failed with, "" for nothing
+	trouble bool // guarded by turn: the last refresh failed
 
 	mu       sync.Mutex
 	watchers map[int]func(names []string) // guarded by mu
@@ -152,15 +153,15 @@ func (r *Registry) Refresh(ctx context.Context) error {
 	defer func() { <-r.turn }()
 	records, err := r.meta.Records(ctx, keyPrefix)
 	if err != nil {
-		if ctx.Err() == nil && r.trouble != err.Error() {
-			r.trouble = err.Error()
-			r.log.Warn("iSCSI targets cannot be read from the metadata: they stay as they were", "error", err)
+		if !r.trouble && !errors.Is(err, context.Canceled) {
+			r.trouble = true
+			r.log.Log(ctx, r.weight(slog.LevelWarn), "iSCSI targets cannot be read from the metadata: they stay as they were", "error", err)
 		}
 		return fmt.Errorf("iSCSI targets: %w", err)
 	}
-	if r.trouble != "" {
-		r.trouble = ""
-		r.log.Info("iSCSI targets can be read from the metadata again")
+	if r.trouble {
+		r.trouble = false
+		r.log.Log(ctx, r.weight(slog.LevelInfo), "iSCSI targets can be read from the metadata again")
 	}
 	old := r.picture.Load()
 	now := r.paint(old, records)
@@ -169,6 +170,14 @@ func (r *Registry) Refresh(ctx context.Context) error {
 		r.tell(changed)
 	}
 	return nil
+}
+
+// weight makes less of what is said where there are no targets, as far as is known.
+func (r *Registry) weight(level slog.Level) slog.Level {
+	if p := r.picture.Load(); p.versions != nil && len(p.versions) == 0 {
+		return slog.LevelDebug
+	}
+	return level
 }
 
 // paint makes a picture of records, from an older one where a record is the same.
