@@ -111,7 +111,8 @@ type Lease struct {
 	Session SessionID
 }
 
-// Meta is the namespace, the allocation map and who owns what. All methods may
+// Meta is the namespace, the allocation map and who owns what, and the records of
+// front ends. All methods may
 // be called concurrently. Every change is durable when it returns.
 //
 // Names are paths: elements of letters, digits, '_', '-' and '.', joined by
@@ -166,6 +167,23 @@ type Meta interface {
 	// Copyset says which chunkservers hold a copyset. ErrNotFound; the embedded
 	// backend has none to tell of.
 	Copyset(ctx context.Context, id CopysetID) (Copyset, error)
+
+	// Record returns the record of a key. ErrNotFound.
+	Record(ctx context.Context, key string) (Record, error)
+	// Records lists those whose keys begin with prefix ("" for all), by key. Each
+	// is whole; they need not be of one moment.
+	Records(ctx context.Context, prefix string) ([]Record, error)
+	// PutRecord stores data under key and returns its version. Version 0 makes a
+	// record that must not exist, any other replaces the one of that version.
+	// ErrConflict where it is not as the caller takes it to be; ErrInvalid where a
+	// bound would be broken.
+	PutRecord(ctx context.Context, key string, data []byte, version uint64) (uint64, error)
+	// DeleteRecord deletes the record if it has that version. ErrConflict.
+	DeleteRecord(ctx context.Context, key string, version uint64) error
+
+	// ClusterID names the cluster whose metadata these are, for its whole life and
+	// through all its gateways; no other has it. See ValidClusterID.
+	ClusterID(ctx context.Context) (string, error)
 
 	// Close releases the store. Operations that come later fail with ErrClosed.
 	Close() error

@@ -16,6 +16,9 @@ var (
 	ErrExists = errors.New("already exists")
 	// ErrBusy: the volume is open, or a directory is not empty.
 	ErrBusy = errors.New("busy")
+	// ErrConflict: the record is not, or no more, as the caller read it. Nothing was
+	// changed; read it again.
+	ErrConflict = errors.New("changed by somebody else since it was read")
 	// ErrStaleEpoch: a newer open owns the volume. The caller lost it and must
 	// stop; a retry can never succeed.
 	ErrStaleEpoch = errors.New("volume was opened elsewhere since (stale epoch)")

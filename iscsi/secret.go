@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"bytes"
 	"crypto/subtle"
 	"fmt"
 	"io"
@@ -40,3 +41,8 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // LogValue keeps loggers from the bytes.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// RevealForStorage returns the bytes, for whoever keeps the secret where only the
+// target can read it. CHAP needs the secret itself on both sides: there is no hash
+// to keep in its place.
+func (s Secret) RevealForStorage() []byte { return bytes.Clone(s.bytes) }

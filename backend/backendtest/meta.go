@@ -19,7 +19,7 @@ type metaCase struct {
 // returns an empty one, which the caller closes when t ends; closing it here
 // first must do no harm.
 func TestMeta(t *testing.T, open func(t *testing.T) backend.Meta) {
-	for _, group := range [][]metaCase{metaVolumeCases, metaNameCases, metaLeaseCases, metaSegmentCases, metaRecycleCases, metaRaceCases} {
+	for _, group := range [][]metaCase{metaVolumeCases, metaNameCases, metaLeaseCases, metaSegmentCases, metaRecycleCases, metaRecordCases, metaRaceCases} {
 		for _, c := range group {
 			t.Run(c.name, func(t *testing.T) { c.run(t, open(t)) })
 		}
@@ -125,5 +125,10 @@ func closedMetaCalls(ctx context.Context, m backend.Meta) map[string]error {
 	_, errs["Segment"] = m.Segment(ctx, 1, 0)
 	_, errs["AllocateSegment"] = m.AllocateSegment(ctx, 1, 1, 0)
 	_, errs["Segments"] = m.Segments(ctx, 1)
+	_, errs["Record"] = m.Record(ctx, "k")
+	_, errs["Records"] = m.Records(ctx, "")
+	_, errs["PutRecord"] = m.PutRecord(ctx, "k", nil, 0)
+	errs["DeleteRecord"] = m.DeleteRecord(ctx, "k", 1)
+	_, errs["ClusterID"] = m.ClusterID(ctx)
 	return errs
 }

@@ -78,4 +78,5 @@ func TestMetaReopened(t *testing.T, open func(t *testing.T) backend.Meta, reopen
 			t.Errorf("volume %d after %d", w.ID, v.ID)
 		}
 	})
+	t.Run("RecordsAndTheClustersIDOutliveAReopen", func(t *testing.T) { metaRecordReopenCase(t, open, reopen) })
 }

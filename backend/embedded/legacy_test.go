@@ -23,6 +23,12 @@ func TestLegacyIsBelievedWhileItHolds(t *testing.T) {
 			closeBackend(t, b)
 			return legacy
 		}, false},
+		"a record was put since": {func(t *testing.T, dir string, legacy []byte) []byte {
+			b := openDir(t, dir, embedded.Options{})
+			putRecord(t, b, "fe/b")
+			closeBackend(t, b)
+			return legacy
+		}, false},
 		"another directory's": {func(t *testing.T, _ string, _ []byte) []byte {
 			b := openDir(t, t.TempDir(), embedded.Options{})
 			closeBackend(t, b)
@@ -36,6 +42,7 @@ func TestLegacyIsBelievedWhileItHolds(t *testing.T) {
 			dir := t.TempDir()
 			b := openDir(t, dir, embedded.Options{})
 			createVolume(t, b, "v", 1)
+			putRecord(t, b, "fe/a")
 			if b.Legacy() != nil {
 				t.Error("a legacy of what is open")
 			}
@@ -56,5 +63,12 @@ func TestLegacyIsBelievedWhileItHolds(t *testing.T) {
 				t.Errorf("chunks %v, %v; believed: want %v", ids, err, c.want)
 			}
 		})
+	}
+}
+
+func putRecord(t *testing.T, b *embedded.Backend, key string) {
+	t.Helper()
+	if _, err := b.Meta().PutRecord(t.Context(), key, nil, 0); err != nil {
+		t.Fatal(err)
 	}
 }

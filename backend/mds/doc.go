@@ -34,6 +34,12 @@
 // the transaction of the change, so that the repetition, be it after a crash of
 // the MDS, is answered and not done.
 //
+// # Records of front ends
+//
+// Their versions come from one counter for all, so that none comes back for a key.
+// Number and size of all are kept beside them: what is made must fit the bounds
+// without a look at the rest.
+//
 // # Chunkservers
 //
 // Who is registered, and which servers shall hold which copyset, is stored; what

@@ -19,8 +19,11 @@ import (
 //	d <chunkserver id:4>                     chunkserver (serverRecord)
 //	k <copyset id:4>                         copyset (copysetRecord)
 //	u <copyset id:4>                         chunks on the copyset:8
+//	f <key>                                  record of a front end
 //	c <counter name>                         last id given out:8
 //	m format | m store                       version of this layout:1, store id
+//	m cluster                                cluster id, where the store id is empty
+//	m records                                number:8 and bytes:8 of all records
 //
 // The root directory is 0; other directories have no record but their name.
 // Checksums are the Store's business.
@@ -33,6 +36,7 @@ const (
 	keyServer  = 'd'
 	keyCopyset = 'k'
 	keyUse     = 'u'
+	keyRecord  = 'f'
 )
 
 const (
@@ -42,11 +46,14 @@ const (
 	counterSession   = "csession"
 	counterServer    = "cserver"
 	counterCopyset   = "ccopyset"
+	counterRecord    = "crecord"
 	// counterSkipped is the last chunk id that MDS.SkipChunkIDs passed over.
 	counterSkipped = "cskipped"
 
-	keyFormat  = "mformat"
-	keyStoreID = "mstore"
+	keyFormat    = "mformat"
+	keyStoreID   = "mstore"
+	keyClusterID = "mcluster"
+	keyRecordUse = "mrecords"
 )
 
 const (

@@ -44,6 +44,10 @@ func TestStoredBytesStayTheSame(t *testing.T) {
 		"volume's name":     {entry{entryVolume, 7}.encode(), "01" + "02" + "0000000000000007"},
 		"segment":           {encodeSegment(goodChunks()), "01" + "18" + "0002" + "0102030405060708" + "00000009" + "0000000000000001" + "ffffffff"},
 		"volume":            {volume, hex.EncodeToString([]byte("\x01" + `{"id":7,"name":"pool/pg-data","size":10737418240,"geometry":{"block_size":4096,"chunk_size":16777216,"segment_size":1073741824},"qos":{"iops":100},"state":"active","epoch":3,"lease":{"mode":"shared","owners":["a","b"],"opens":1},"created_at":1700000000000000000}`))},
+		"record key":        {recordKey("a/b"), "66" + "612f62"},
+		"record":            {encodeDocument(backend.Record{Key: "a/b", Data: []byte("xyz"), Version: 258}), "01" + "0000000000000102" + "78797a"},
+		"records' use":      {recordUse{1, 2}.encode(), "0000000000000001" + "0000000000000002"},
+		"records' keys":     {[]byte(counterRecord + " " + keyRecordUse + " " + keyClusterID), hex.EncodeToString([]byte("crecord mrecords mcluster"))},
 		"counters' keys":    {[]byte(counterVolume + " " + counterDirectory + " " + counterChunk + " " + counterSkipped), hex.EncodeToString([]byte("cvolume cdirectory cchunk cskipped"))},
 		"layout's own keys": {[]byte(keyFormat + " " + keyStoreID), hex.EncodeToString([]byte("mformat mstore"))},
 	} {
@@ -118,6 +122,11 @@ func TestDamagedRecordsAreRefused(t *testing.T) {
 		"lease without owner":    second(decodeVolume(volume(func(v *volumeRecord) { v.Lease.Owners = nil }))),
 		"lease without opens":    second(decodeVolume(volume(func(v *volumeRecord) { v.Lease.Opens = 0 }))),
 		"lease of two exclusive": second(decodeVolume(volume(func(v *volumeRecord) { v.Lease.Mode = leaseExclusive }))),
+		"record cut":             second(decodeDocument(recordKey("k"), []byte{1, 0, 0, 0, 0, 0, 0, 1})),
+		"record of version 2":    second(decodeDocument(recordKey("k"), []byte{2, 0, 0, 0, 0, 0, 0, 0, 1})),
+		"record never written":   second(decodeDocument(recordKey("k"), make([]byte, 9))),
+		"record too long":        second(decodeDocument(recordKey("k"), append([]byte{1, 0, 0, 0, 0, 0, 0, 0, 1}, make([]byte, backend.MaxRecordData+1)...))),
+		"record without a key":   second(decodeDocument(recordKey(""), []byte{1, 0, 0, 0, 0, 0, 0, 0, 1})),
 		"lease of unknown mode":  second(decodeVolume(volume(func(v *volumeRecord) { v.Lease.Mode = "x" }))),
 	} {
 		if !errors.Is(err, errDamaged) || !errors.Is(err, backend.ErrIO) {
@@ -157,6 +166,17 @@ func FuzzSegment(f *testing.F) {
 		chunks, err := decodeSegment(b)
 		if err == nil && !bytes.Equal(encodeSegment(chunks), b) {
 			t.Fatalf("% x became % x", b, encodeSegment(chunks))
+		}
+	})
+}
+
+func FuzzRecord(f *testing.F) {
+	f.Add([]byte("k"), encodeDocument(backend.Record{Data: []byte("xyz"), Version: 258}))
+	f.Add([]byte(" "), []byte{1})
+	f.Fuzz(func(t *testing.T, key, b []byte) {
+		r, err := decodeDocument(recordKey(string(key)), b)
+		if err == nil && (!bytes.Equal(encodeDocument(r), b) || r.Key != string(key)) {
+			t.Fatalf("% x became %+v", b, r)
 		}
 	})
 }

@@ -44,7 +44,8 @@ type Options struct {
 	Cluster *ClusterOptions
 	// StoreID, when not empty, is what this store belongs to. It is written into
 	// a new store and compared with an old one, so that the metadata of one
-	// cluster is never taken for another's.
+	// cluster is never taken for another's. It is the cluster's id, too; without,
+	// the store makes one.
 	StoreID string
 	// Now is time.Now by default.
 	Now func() time.Time
@@ -82,8 +83,10 @@ func New(store Store, opts Options) (*MDS, error) {
 	m := &MDS{store: store, alloc: opts.Allocator, now: opts.Now, log: opts.Log, owners: newOwners(opts.LeaseTTL, opts.Now)}
 	var layout byte
 	err := store.Update(context.Background(), func(tx Txn) (err error) {
-		layout, err = claim(tx, opts.StoreID)
-		return err
+		if layout, err = claim(tx, opts.StoreID); err != nil {
+			return err
+		}
+		return nameCluster(tx)
 	})
 	if err == nil && opts.Cluster != nil {
 		m.cluster, err = openCluster(store, *opts.Cluster, opts.Now, opts.Log)

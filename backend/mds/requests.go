@@ -30,8 +30,8 @@ type RequestID [RequestIDSize]byte
 
 type requestKey struct{}
 
-// WithRequest makes CreateVolume, OpenVolume, CloseVolume, RemoveVolume and
-// RecoverVolume under ctx happen once for id: a repetition changes nothing and
+// WithRequest makes CreateVolume, OpenVolume, CloseVolume, RemoveVolume,
+// RecoverVolume, PutRecord and DeleteRecord under ctx happen once for id: a repetition changes nothing and
 // answers what the first one did. The memory of it is written in the transaction
 // of the change, so neither a crash nor a race comes between the two.
 func WithRequest(ctx context.Context, id RequestID) context.Context {
@@ -50,9 +50,11 @@ const (
 	requestClose
 	requestRemove
 	requestRecover
+	requestPutRecord
+	requestDeleteRecord
 )
 
-var requestNames = [...]string{"none", "create", "open", "close", "remove", "recover"}
+var requestNames = [...]string{"none", "create", "open", "close", "remove", "recover", "put a record", "delete a record"}
 
 func (k requestKind) String() string {
 	if int(k) < len(requestNames) {
@@ -62,7 +64,8 @@ func (k requestKind) String() string {
 }
 
 // requestRecord is the outcome of a request. It names the volume rather than
-// describe it: a repetition is answered with what is true by then.
+// describe it: a repetition is answered with what is true by then. For a front
+// end's record there is its version, in place of the epoch.
 type requestRecord struct {
 	kind    requestKind
 	at      int64 // unix time in nanoseconds

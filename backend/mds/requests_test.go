@@ -108,6 +108,29 @@ func TestLateRepetitionOfATakeOverFencesNobody(t *testing.T) {
 	}
 }
 
+func TestLateRepetitionOfAPutTellsItsOwnVersion(t *testing.T) {
+	m := newMDS(t, mds.NewMemStore(), mds.Options{})
+	first, err := m.PutRecord(request(t, 1), "k", []byte("one"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := m.PutRecord(request(t, 2), "k", []byte("two"), first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := m.PutRecord(request(t, 1), "k", []byte("one"), 0); err != nil || again != first {
+		t.Errorf("late repetition: version %d, %v, want %d", again, err, first)
+	}
+	if r, err := m.Record(t.Context(), "k"); err != nil || string(r.Data) != "two" || r.Version != second {
+		t.Errorf("it changed the record: %+v, %v", r, err)
+	}
+	for range 2 {
+		if err := m.DeleteRecord(request(t, 3), "k", second); err != nil {
+			t.Errorf("delete: %v", err)
+		}
+	}
+}
+
 func TestFailedRequestsMayBeTriedAgain(t *testing.T) {
 	m := newMDS(t, mds.NewMemStore(), mds.Options{})
 	if _, err := m.OpenVolume(request(t, 1), "v", "gw", backend.OpenExclusive); !errors.Is(err, backend.ErrNotFound) {

@@ -2,11 +2,11 @@ package mds
 
 import "context"
 
-// Limits of what a Store must take, in bytes. Records stay below them: the
-// largest is a segment of backend.MaxChunksPerSegment chunks.
+// Limits of what a Store must take, in bytes. What is stored stays below them:
+// the largest is a front end's record of backend.MaxRecordData.
 const (
 	MaxKeySize   = 512
-	MaxValueSize = 128 << 10
+	MaxValueSize = 257 << 10
 )
 
 // Store is an ordered key-value store with transactions. All methods may be

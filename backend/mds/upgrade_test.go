@@ -21,6 +21,15 @@ func TestMetadataOfTheFirstReleaseOpens(t *testing.T) {
 	if err != nil || v.ID != 1 || v.Epoch != 1 || v.Owner != "gw-old" || v.QoS.IOPS != 7 {
 		t.Fatalf("volume %+v, %v", v, err)
 	}
+	if id, err := m.ClusterID(t.Context()); err != nil || id != "old" {
+		t.Errorf("cluster %q, %v, want the store's id", id, err)
+	}
+	if records, err := m.Records(t.Context(), ""); err != nil || len(records) != 0 {
+		t.Errorf("records %+v, %v", records, err)
+	}
+	if _, err := m.PutRecord(t.Context(), "k", nil, 0); err != nil {
+		t.Error(err)
+	}
 	segments, err := m.Segments(t.Context(), v.ID)
 	if err != nil || len(segments) != 1 || segments[0].Index != 2 || len(segments[0].Chunks) != 4 || segments[0].Chunks[0].Copyset != 1 {
 		t.Errorf("segments %+v, %v", segments, err)

@@ -1651,6 +1651,508 @@ func (x *Copyset) GetPeers() []uint32 {
 	return nil
 }
 
+// Record is a document of a front end. Versions are never 0 and never come back.
+type Record struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Record) Reset() {
+	*x = Record{}
+	mi := &file_backend_pb_mds_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Record) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Record) ProtoMessage() {}
+
+func (x *Record) ProtoReflect() protoreflect.Message {
+	mi := &file_backend_pb_mds_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Record.ProtoReflect.Descriptor instead.
+func (*Record) Descriptor() ([]byte, []int) {
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Record) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Record) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *Record) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type GetRecordRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRecordRequest) Reset() {
+	*x = GetRecordRequest{}
+	mi := &file_backend_pb_mds_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRecordRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRecordRequest) ProtoMessage() {}
+
+func (x *GetRecordRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_backend_pb_mds_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRecordRequest.ProtoReflect.Descriptor instead.
+func (*GetRecordRequest) Descriptor() ([]byte, []int) {
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *GetRecordRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// ListRecordsRequest asks for the records whose keys begin with prefix and come
+// after `after`, empty for the first page.
+type ListRecordsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Prefix        []byte                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	After         []byte                 `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRecordsRequest) Reset() {
+	*x = ListRecordsRequest{}
+	mi := &file_backend_pb_mds_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRecordsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRecordsRequest) ProtoMessage() {}
+
+func (x *ListRecordsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_backend_pb_mds_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRecordsRequest.ProtoReflect.Descriptor instead.
+func (*ListRecordsRequest) Descriptor() ([]byte, []int) {
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListRecordsRequest) GetPrefix() []byte {
+	if x != nil {
+		return x.Prefix
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetAfter() []byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+type RecordPage struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Records []*Record              `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	// more: ask again after the last of these.
+	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordPage) Reset() {
+	*x = RecordPage{}
+	mi := &file_backend_pb_mds_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordPage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordPage) ProtoMessage() {}
+
+func (x *RecordPage) ProtoReflect() protoreflect.Message {
+	mi := &file_backend_pb_mds_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordPage.ProtoReflect.Descriptor instead.
+func (*RecordPage) Descriptor() ([]byte, []int) {
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *RecordPage) GetRecords() []*Record {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *RecordPage) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// PutRecordRequest replaces the record of that version; 0 makes one that must not
+// exist.
+type PutRecordRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     []byte                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Key           []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	Version       uint64                 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutRecordRequest) Reset() {
+	*x = PutRecordRequest{}
+	mi := &file_backend_pb_mds_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutRecordRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutRecordRequest) ProtoMessage() {}
+
+func (x *PutRecordRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_backend_pb_mds_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutRecordRequest.ProtoReflect.Descriptor instead.
+func (*PutRecordRequest) Descriptor() ([]byte, []int) {
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *PutRecordRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
+}
+
+func (x *PutRecordRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *PutRecordRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *PutRecordRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type PutRecordReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutRecordReply) Reset() {
+	*x = PutRecordReply{}
+	mi := &file_backend_pb_mds_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutRecordReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutRecordReply) ProtoMessage() {}
+
+func (x *PutRecordReply) ProtoReflect() protoreflect.Message {
+	mi := &file_backend_pb_mds_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutRecordReply.ProtoReflect.Descriptor instead.
+func (*PutRecordReply) Descriptor() ([]byte, []int) {
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *PutRecordReply) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type DeleteRecordRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     []byte                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Key           []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRecordRequest) Reset() {
+	*x = DeleteRecordRequest{}
+	mi := &file_backend_pb_mds_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRecordRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRecordRequest) ProtoMessage() {}
+
+func (x *DeleteRecordRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_backend_pb_mds_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRecordRequest.ProtoReflect.Descriptor instead.
+func (*DeleteRecordRequest) Descriptor() ([]byte, []int) {
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *DeleteRecordRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
+}
+
+func (x *DeleteRecordRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *DeleteRecordRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type DeleteRecordReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRecordReply) Reset() {
+	*x = DeleteRecordReply{}
+	mi := &file_backend_pb_mds_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRecordReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRecordReply) ProtoMessage() {}
+
+func (x *DeleteRecordReply) ProtoReflect() protoreflect.Message {
+	mi := &file_backend_pb_mds_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRecordReply.ProtoReflect.Descriptor instead.
+func (*DeleteRecordReply) Descriptor() ([]byte, []int) {
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{35}
+}
+
+type GetClusterIDRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetClusterIDRequest) Reset() {
+	*x = GetClusterIDRequest{}
+	mi := &file_backend_pb_mds_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetClusterIDRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetClusterIDRequest) ProtoMessage() {}
+
+func (x *GetClusterIDRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_backend_pb_mds_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetClusterIDRequest.ProtoReflect.Descriptor instead.
+func (*GetClusterIDRequest) Descriptor() ([]byte, []int) {
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{36}
+}
+
+type ClusterID struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterID) Reset() {
+	*x = ClusterID{}
+	mi := &file_backend_pb_mds_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterID) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterID) ProtoMessage() {}
+
+func (x *ClusterID) ProtoReflect() protoreflect.Message {
+	mi := &file_backend_pb_mds_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterID.ProtoReflect.Descriptor instead.
+func (*ClusterID) Descriptor() ([]byte, []int) {
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ClusterID) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 type Server struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1671,7 +2173,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_backend_pb_mds_proto_msgTypes[28]
+	mi := &file_backend_pb_mds_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +2185,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_backend_pb_mds_proto_msgTypes[28]
+	mi := &file_backend_pb_mds_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +2198,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_backend_pb_mds_proto_rawDescGZIP(), []int{28}
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Server) GetId() uint32 {
@@ -1792,7 +2294,7 @@ type ServerList struct {
 
 func (x *ServerList) Reset() {
 	*x = ServerList{}
-	mi := &file_backend_pb_mds_proto_msgTypes[29]
+	mi := &file_backend_pb_mds_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1804,7 +2306,7 @@ func (x *ServerList) String() string {
 func (*ServerList) ProtoMessage() {}
 
 func (x *ServerList) ProtoReflect() protoreflect.Message {
-	mi := &file_backend_pb_mds_proto_msgTypes[29]
+	mi := &file_backend_pb_mds_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1817,7 +2319,7 @@ func (x *ServerList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerList.ProtoReflect.Descriptor instead.
 func (*ServerList) Descriptor() ([]byte, []int) {
-	return file_backend_pb_mds_proto_rawDescGZIP(), []int{29}
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ServerList) GetServers() []*Server {
@@ -1841,7 +2343,7 @@ type RegisterRequest struct {
 
 func (x *RegisterRequest) Reset() {
 	*x = RegisterRequest{}
-	mi := &file_backend_pb_mds_proto_msgTypes[30]
+	mi := &file_backend_pb_mds_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1853,7 +2355,7 @@ func (x *RegisterRequest) String() string {
 func (*RegisterRequest) ProtoMessage() {}
 
 func (x *RegisterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_backend_pb_mds_proto_msgTypes[30]
+	mi := &file_backend_pb_mds_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1866,7 +2368,7 @@ func (x *RegisterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterRequest.ProtoReflect.Descriptor instead.
 func (*RegisterRequest) Descriptor() ([]byte, []int) {
-	return file_backend_pb_mds_proto_rawDescGZIP(), []int{30}
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RegisterRequest) GetUuid() string {
@@ -1920,7 +2422,7 @@ type ReplicaReport struct {
 
 func (x *ReplicaReport) Reset() {
 	*x = ReplicaReport{}
-	mi := &file_backend_pb_mds_proto_msgTypes[31]
+	mi := &file_backend_pb_mds_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1932,7 +2434,7 @@ func (x *ReplicaReport) String() string {
 func (*ReplicaReport) ProtoMessage() {}
 
 func (x *ReplicaReport) ProtoReflect() protoreflect.Message {
-	mi := &file_backend_pb_mds_proto_msgTypes[31]
+	mi := &file_backend_pb_mds_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1945,7 +2447,7 @@ func (x *ReplicaReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReport.ProtoReflect.Descriptor instead.
 func (*ReplicaReport) Descriptor() ([]byte, []int) {
-	return file_backend_pb_mds_proto_rawDescGZIP(), []int{31}
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReplicaReport) GetCopyset() uint32 {
@@ -2019,7 +2521,7 @@ type HeartbeatRequest struct {
 
 func (x *HeartbeatRequest) Reset() {
 	*x = HeartbeatRequest{}
-	mi := &file_backend_pb_mds_proto_msgTypes[32]
+	mi := &file_backend_pb_mds_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2031,7 +2533,7 @@ func (x *HeartbeatRequest) String() string {
 func (*HeartbeatRequest) ProtoMessage() {}
 
 func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_backend_pb_mds_proto_msgTypes[32]
+	mi := &file_backend_pb_mds_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2044,7 +2546,7 @@ func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatRequest.ProtoReflect.Descriptor instead.
 func (*HeartbeatRequest) Descriptor() ([]byte, []int) {
-	return file_backend_pb_mds_proto_rawDescGZIP(), []int{32}
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *HeartbeatRequest) GetServer() uint32 {
@@ -2109,7 +2611,7 @@ type ReplicaOrder struct {
 
 func (x *ReplicaOrder) Reset() {
 	*x = ReplicaOrder{}
-	mi := &file_backend_pb_mds_proto_msgTypes[33]
+	mi := &file_backend_pb_mds_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2121,7 +2623,7 @@ func (x *ReplicaOrder) String() string {
 func (*ReplicaOrder) ProtoMessage() {}
 
 func (x *ReplicaOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_backend_pb_mds_proto_msgTypes[33]
+	mi := &file_backend_pb_mds_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2134,7 +2636,7 @@ func (x *ReplicaOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaOrder.ProtoReflect.Descriptor instead.
 func (*ReplicaOrder) Descriptor() ([]byte, []int) {
-	return file_backend_pb_mds_proto_rawDescGZIP(), []int{33}
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReplicaOrder) GetCopyset() uint32 {
@@ -2182,7 +2684,7 @@ type HeartbeatReply struct {
 
 func (x *HeartbeatReply) Reset() {
 	*x = HeartbeatReply{}
-	mi := &file_backend_pb_mds_proto_msgTypes[34]
+	mi := &file_backend_pb_mds_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2696,7 @@ func (x *HeartbeatReply) String() string {
 func (*HeartbeatReply) ProtoMessage() {}
 
 func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
-	mi := &file_backend_pb_mds_proto_msgTypes[34]
+	mi := &file_backend_pb_mds_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2709,7 @@ func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatReply.ProtoReflect.Descriptor instead.
 func (*HeartbeatReply) Descriptor() ([]byte, []int) {
-	return file_backend_pb_mds_proto_rawDescGZIP(), []int{34}
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *HeartbeatReply) GetServers() []*Server {
@@ -2232,7 +2734,7 @@ type ListServersRequest struct {
 
 func (x *ListServersRequest) Reset() {
 	*x = ListServersRequest{}
-	mi := &file_backend_pb_mds_proto_msgTypes[35]
+	mi := &file_backend_pb_mds_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2244,7 +2746,7 @@ func (x *ListServersRequest) String() string {
 func (*ListServersRequest) ProtoMessage() {}
 
 func (x *ListServersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_backend_pb_mds_proto_msgTypes[35]
+	mi := &file_backend_pb_mds_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2257,7 +2759,7 @@ func (x *ListServersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServersRequest.ProtoReflect.Descriptor instead.
 func (*ListServersRequest) Descriptor() ([]byte, []int) {
-	return file_backend_pb_mds_proto_rawDescGZIP(), []int{35}
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{45}
 }
 
 type ListCopysetsRequest struct {
@@ -2268,7 +2770,7 @@ type ListCopysetsRequest struct {
 
 func (x *ListCopysetsRequest) Reset() {
 	*x = ListCopysetsRequest{}
-	mi := &file_backend_pb_mds_proto_msgTypes[36]
+	mi := &file_backend_pb_mds_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2782,7 @@ func (x *ListCopysetsRequest) String() string {
 func (*ListCopysetsRequest) ProtoMessage() {}
 
 func (x *ListCopysetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_backend_pb_mds_proto_msgTypes[36]
+	mi := &file_backend_pb_mds_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +2795,7 @@ func (x *ListCopysetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCopysetsRequest.ProtoReflect.Descriptor instead.
 func (*ListCopysetsRequest) Descriptor() ([]byte, []int) {
-	return file_backend_pb_mds_proto_rawDescGZIP(), []int{36}
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{46}
 }
 
 type CopysetDescription struct {
@@ -2311,7 +2813,7 @@ type CopysetDescription struct {
 
 func (x *CopysetDescription) Reset() {
 	*x = CopysetDescription{}
-	mi := &file_backend_pb_mds_proto_msgTypes[37]
+	mi := &file_backend_pb_mds_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2323,7 +2825,7 @@ func (x *CopysetDescription) String() string {
 func (*CopysetDescription) ProtoMessage() {}
 
 func (x *CopysetDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_backend_pb_mds_proto_msgTypes[37]
+	mi := &file_backend_pb_mds_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2336,7 +2838,7 @@ func (x *CopysetDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopysetDescription.ProtoReflect.Descriptor instead.
 func (*CopysetDescription) Descriptor() ([]byte, []int) {
-	return file_backend_pb_mds_proto_rawDescGZIP(), []int{37}
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CopysetDescription) GetCopyset() *Copyset {
@@ -2390,7 +2892,7 @@ type CopysetList struct {
 
 func (x *CopysetList) Reset() {
 	*x = CopysetList{}
-	mi := &file_backend_pb_mds_proto_msgTypes[38]
+	mi := &file_backend_pb_mds_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2402,7 +2904,7 @@ func (x *CopysetList) String() string {
 func (*CopysetList) ProtoMessage() {}
 
 func (x *CopysetList) ProtoReflect() protoreflect.Message {
-	mi := &file_backend_pb_mds_proto_msgTypes[38]
+	mi := &file_backend_pb_mds_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2415,7 +2917,7 @@ func (x *CopysetList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopysetList.ProtoReflect.Descriptor instead.
 func (*CopysetList) Descriptor() ([]byte, []int) {
-	return file_backend_pb_mds_proto_rawDescGZIP(), []int{38}
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CopysetList) GetCopysets() []*CopysetDescription {
@@ -2436,7 +2938,7 @@ type CreateCopysetsRequest struct {
 
 func (x *CreateCopysetsRequest) Reset() {
 	*x = CreateCopysetsRequest{}
-	mi := &file_backend_pb_mds_proto_msgTypes[39]
+	mi := &file_backend_pb_mds_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2448,7 +2950,7 @@ func (x *CreateCopysetsRequest) String() string {
 func (*CreateCopysetsRequest) ProtoMessage() {}
 
 func (x *CreateCopysetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_backend_pb_mds_proto_msgTypes[39]
+	mi := &file_backend_pb_mds_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2461,7 +2963,7 @@ func (x *CreateCopysetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCopysetsRequest.ProtoReflect.Descriptor instead.
 func (*CreateCopysetsRequest) Descriptor() ([]byte, []int) {
-	return file_backend_pb_mds_proto_rawDescGZIP(), []int{39}
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CreateCopysetsRequest) GetCount() int64 {
@@ -2486,7 +2988,7 @@ type CreateCopysetsReply struct {
 
 func (x *CreateCopysetsReply) Reset() {
 	*x = CreateCopysetsReply{}
-	mi := &file_backend_pb_mds_proto_msgTypes[40]
+	mi := &file_backend_pb_mds_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2498,7 +3000,7 @@ func (x *CreateCopysetsReply) String() string {
 func (*CreateCopysetsReply) ProtoMessage() {}
 
 func (x *CreateCopysetsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_backend_pb_mds_proto_msgTypes[40]
+	mi := &file_backend_pb_mds_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2511,7 +3013,7 @@ func (x *CreateCopysetsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCopysetsReply.ProtoReflect.Descriptor instead.
 func (*CreateCopysetsReply) Descriptor() ([]byte, []int) {
-	return file_backend_pb_mds_proto_rawDescGZIP(), []int{40}
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{50}
 }
 
 type RetireServerRequest struct {
@@ -2523,7 +3025,7 @@ type RetireServerRequest struct {
 
 func (x *RetireServerRequest) Reset() {
 	*x = RetireServerRequest{}
-	mi := &file_backend_pb_mds_proto_msgTypes[41]
+	mi := &file_backend_pb_mds_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2535,7 +3037,7 @@ func (x *RetireServerRequest) String() string {
 func (*RetireServerRequest) ProtoMessage() {}
 
 func (x *RetireServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_backend_pb_mds_proto_msgTypes[41]
+	mi := &file_backend_pb_mds_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2548,7 +3050,7 @@ func (x *RetireServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireServerRequest.ProtoReflect.Descriptor instead.
 func (*RetireServerRequest) Descriptor() ([]byte, []int) {
-	return file_backend_pb_mds_proto_rawDescGZIP(), []int{41}
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RetireServerRequest) GetServer() uint32 {
@@ -2566,7 +3068,7 @@ type RetireServerReply struct {
 
 func (x *RetireServerReply) Reset() {
 	*x = RetireServerReply{}
-	mi := &file_backend_pb_mds_proto_msgTypes[42]
+	mi := &file_backend_pb_mds_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2578,7 +3080,7 @@ func (x *RetireServerReply) String() string {
 func (*RetireServerReply) ProtoMessage() {}
 
 func (x *RetireServerReply) ProtoReflect() protoreflect.Message {
-	mi := &file_backend_pb_mds_proto_msgTypes[42]
+	mi := &file_backend_pb_mds_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2591,7 +3093,7 @@ func (x *RetireServerReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireServerReply.ProtoReflect.Descriptor instead.
 func (*RetireServerReply) Descriptor() ([]byte, []int) {
-	return file_backend_pb_mds_proto_rawDescGZIP(), []int{42}
+	return file_backend_pb_mds_proto_rawDescGZIP(), []int{52}
 }
 
 var File_backend_pb_mds_proto protoreflect.FileDescriptor
@@ -2709,7 +3211,37 @@ const file_backend_pb_mds_proto_rawDesc = "" +
 	"\acopyset\x18\x01 \x01(\rR\acopyset\"/\n" +
 	"\aCopyset\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x14\n" +
-	"\x05peers\x18\x02 \x03(\rR\x05peers\"\xb3\x02\n" +
+	"\x05peers\x18\x02 \x03(\rR\x05peers\"H\n" +
+	"\x06Record\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"$\n" +
+	"\x10GetRecordRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\"B\n" +
+	"\x12ListRecordsRequest\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\fR\x06prefix\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\fR\x05after\"T\n" +
+	"\n" +
+	"RecordPage\x122\n" +
+	"\arecords\x18\x01 \x03(\v2\x18.curve.nbd.mds.v1.RecordR\arecords\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"q\n" +
+	"\x10PutRecordRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\fR\trequestId\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x04R\aversion\"*\n" +
+	"\x0ePutRecordReply\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"`\n" +
+	"\x13DeleteRecordRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\fR\trequestId\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"\x13\n" +
+	"\x11DeleteRecordReply\"\x15\n" +
+	"\x13GetClusterIDRequest\"\x1b\n" +
+	"\tClusterID\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xb3\x02\n" +
 	"\x06Server\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12\x18\n" +
@@ -2785,8 +3317,7 @@ const file_backend_pb_mds_proto_rawDesc = "" +
 	"\x15OPEN_MODE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13OPEN_MODE_EXCLUSIVE\x10\x01\x12\x14\n" +
 	"\x10OPEN_MODE_SHARED\x10\x02\x12\x17\n" +
-	"\x13OPEN_MODE_TAKE_OVER\x10\x032\xad\n" +
-	"\n" +
+	"\x13OPEN_MODE_TAKE_OVER\x10\x032\xce\r\n" +
 	"\x04Meta\x12O\n" +
 	"\fCreateVolume\x12%.curve.nbd.mds.v1.CreateVolumeRequest\x1a\x18.curve.nbd.mds.v1.Volume\x12I\n" +
 	"\tGetVolume\x12\".curve.nbd.mds.v1.GetVolumeRequest\x1a\x18.curve.nbd.mds.v1.Volume\x12Q\n" +
@@ -2806,7 +3337,12 @@ const file_backend_pb_mds_proto_rawDesc = "" +
 	"\x0fAllocateSegment\x12(.curve.nbd.mds.v1.AllocateSegmentRequest\x1a\x19.curve.nbd.mds.v1.Segment\x12T\n" +
 	"\fListSegments\x12%.curve.nbd.mds.v1.ListSegmentsRequest\x1a\x1d.curve.nbd.mds.v1.SegmentPage\x12L\n" +
 	"\n" +
-	"GetCopyset\x12#.curve.nbd.mds.v1.GetCopysetRequest\x1a\x19.curve.nbd.mds.v1.Copyset2\x8d\x04\n" +
+	"GetCopyset\x12#.curve.nbd.mds.v1.GetCopysetRequest\x1a\x19.curve.nbd.mds.v1.Copyset\x12I\n" +
+	"\tGetRecord\x12\".curve.nbd.mds.v1.GetRecordRequest\x1a\x18.curve.nbd.mds.v1.Record\x12Q\n" +
+	"\vListRecords\x12$.curve.nbd.mds.v1.ListRecordsRequest\x1a\x1c.curve.nbd.mds.v1.RecordPage\x12Q\n" +
+	"\tPutRecord\x12\".curve.nbd.mds.v1.PutRecordRequest\x1a .curve.nbd.mds.v1.PutRecordReply\x12Z\n" +
+	"\fDeleteRecord\x12%.curve.nbd.mds.v1.DeleteRecordRequest\x1a#.curve.nbd.mds.v1.DeleteRecordReply\x12R\n" +
+	"\fGetClusterID\x12%.curve.nbd.mds.v1.GetClusterIDRequest\x1a\x1b.curve.nbd.mds.v1.ClusterID2\x8d\x04\n" +
 	"\bTopology\x12G\n" +
 	"\bRegister\x12!.curve.nbd.mds.v1.RegisterRequest\x1a\x18.curve.nbd.mds.v1.Server\x12Q\n" +
 	"\tHeartbeat\x12\".curve.nbd.mds.v1.HeartbeatRequest\x1a .curve.nbd.mds.v1.HeartbeatReply\x12Q\n" +
@@ -2828,7 +3364,7 @@ func file_backend_pb_mds_proto_rawDescGZIP() []byte {
 }
 
 var file_backend_pb_mds_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_backend_pb_mds_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_backend_pb_mds_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_backend_pb_mds_proto_goTypes = []any{
 	(OpenMode)(0),                  // 0: curve.nbd.mds.v1.OpenMode
 	(*Geometry)(nil),               // 1: curve.nbd.mds.v1.Geometry
@@ -2859,21 +3395,31 @@ var file_backend_pb_mds_proto_goTypes = []any{
 	(*SegmentPage)(nil),            // 26: curve.nbd.mds.v1.SegmentPage
 	(*GetCopysetRequest)(nil),      // 27: curve.nbd.mds.v1.GetCopysetRequest
 	(*Copyset)(nil),                // 28: curve.nbd.mds.v1.Copyset
-	(*Server)(nil),                 // 29: curve.nbd.mds.v1.Server
-	(*ServerList)(nil),             // 30: curve.nbd.mds.v1.ServerList
-	(*RegisterRequest)(nil),        // 31: curve.nbd.mds.v1.RegisterRequest
-	(*ReplicaReport)(nil),          // 32: curve.nbd.mds.v1.ReplicaReport
-	(*HeartbeatRequest)(nil),       // 33: curve.nbd.mds.v1.HeartbeatRequest
-	(*ReplicaOrder)(nil),           // 34: curve.nbd.mds.v1.ReplicaOrder
-	(*HeartbeatReply)(nil),         // 35: curve.nbd.mds.v1.HeartbeatReply
-	(*ListServersRequest)(nil),     // 36: curve.nbd.mds.v1.ListServersRequest
-	(*ListCopysetsRequest)(nil),    // 37: curve.nbd.mds.v1.ListCopysetsRequest
-	(*CopysetDescription)(nil),     // 38: curve.nbd.mds.v1.CopysetDescription
-	(*CopysetList)(nil),            // 39: curve.nbd.mds.v1.CopysetList
-	(*CreateCopysetsRequest)(nil),  // 40: curve.nbd.mds.v1.CreateCopysetsRequest
-	(*CreateCopysetsReply)(nil),    // 41: curve.nbd.mds.v1.CreateCopysetsReply
-	(*RetireServerRequest)(nil),    // 42: curve.nbd.mds.v1.RetireServerRequest
-	(*RetireServerReply)(nil),      // 43: curve.nbd.mds.v1.RetireServerReply
+	(*Record)(nil),                 // 29: curve.nbd.mds.v1.Record
+	(*GetRecordRequest)(nil),       // 30: curve.nbd.mds.v1.GetRecordRequest
+	(*ListRecordsRequest)(nil),     // 31: curve.nbd.mds.v1.ListRecordsRequest
+	(*RecordPage)(nil),             // 32: curve.nbd.mds.v1.RecordPage
+	(*PutRecordRequest)(nil),       // 33: curve.nbd.mds.v1.PutRecordRequest
+	(*PutRecordReply)(nil),         // 34: curve.nbd.mds.v1.PutRecordReply
+	(*DeleteRecordRequest)(nil),    // 35: curve.nbd.mds.v1.DeleteRecordRequest
+	(*DeleteRecordReply)(nil),      // 36: curve.nbd.mds.v1.DeleteRecordReply
+	(*GetClusterIDRequest)(nil),    // 37: curve.nbd.mds.v1.GetClusterIDRequest
+	(*ClusterID)(nil),              // 38: curve.nbd.mds.v1.ClusterID
+	(*Server)(nil),                 // 39: curve.nbd.mds.v1.Server
+	(*ServerList)(nil),             // 40: curve.nbd.mds.v1.ServerList
+	(*RegisterRequest)(nil),        // 41: curve.nbd.mds.v1.RegisterRequest
+	(*ReplicaReport)(nil),          // 42: curve.nbd.mds.v1.ReplicaReport
+	(*HeartbeatRequest)(nil),       // 43: curve.nbd.mds.v1.HeartbeatRequest
+	(*ReplicaOrder)(nil),           // 44: curve.nbd.mds.v1.ReplicaOrder
+	(*HeartbeatReply)(nil),         // 45: curve.nbd.mds.v1.HeartbeatReply
+	(*ListServersRequest)(nil),     // 46: curve.nbd.mds.v1.ListServersRequest
+	(*ListCopysetsRequest)(nil),    // 47: curve.nbd.mds.v1.ListCopysetsRequest
+	(*CopysetDescription)(nil),     // 48: curve.nbd.mds.v1.CopysetDescription
+	(*CopysetList)(nil),            // 49: curve.nbd.mds.v1.CopysetList
+	(*CreateCopysetsRequest)(nil),  // 50: curve.nbd.mds.v1.CreateCopysetsRequest
+	(*CreateCopysetsReply)(nil),    // 51: curve.nbd.mds.v1.CreateCopysetsReply
+	(*RetireServerRequest)(nil),    // 52: curve.nbd.mds.v1.RetireServerRequest
+	(*RetireServerReply)(nil),      // 53: curve.nbd.mds.v1.RetireServerReply
 }
 var file_backend_pb_mds_proto_depIdxs = []int32{
 	1,  // 0: curve.nbd.mds.v1.Volume.geometry:type_name -> curve.nbd.mds.v1.Geometry
@@ -2885,62 +3431,73 @@ var file_backend_pb_mds_proto_depIdxs = []int32{
 	3,  // 6: curve.nbd.mds.v1.Lease.volume:type_name -> curve.nbd.mds.v1.Volume
 	0,  // 7: curve.nbd.mds.v1.Lease.mode:type_name -> curve.nbd.mds.v1.OpenMode
 	22, // 8: curve.nbd.mds.v1.SegmentPage.segments:type_name -> curve.nbd.mds.v1.Segment
-	29, // 9: curve.nbd.mds.v1.ServerList.servers:type_name -> curve.nbd.mds.v1.Server
-	32, // 10: curve.nbd.mds.v1.HeartbeatRequest.replicas:type_name -> curve.nbd.mds.v1.ReplicaReport
-	29, // 11: curve.nbd.mds.v1.HeartbeatReply.servers:type_name -> curve.nbd.mds.v1.Server
-	34, // 12: curve.nbd.mds.v1.HeartbeatReply.orders:type_name -> curve.nbd.mds.v1.ReplicaOrder
-	28, // 13: curve.nbd.mds.v1.CopysetDescription.copyset:type_name -> curve.nbd.mds.v1.Copyset
-	32, // 14: curve.nbd.mds.v1.CopysetDescription.replicas:type_name -> curve.nbd.mds.v1.ReplicaReport
-	38, // 15: curve.nbd.mds.v1.CopysetList.copysets:type_name -> curve.nbd.mds.v1.CopysetDescription
-	4,  // 16: curve.nbd.mds.v1.Meta.CreateVolume:input_type -> curve.nbd.mds.v1.CreateVolumeRequest
-	5,  // 17: curve.nbd.mds.v1.Meta.GetVolume:input_type -> curve.nbd.mds.v1.GetVolumeRequest
-	6,  // 18: curve.nbd.mds.v1.Meta.ListVolumes:input_type -> curve.nbd.mds.v1.ListVolumesRequest
-	8,  // 19: curve.nbd.mds.v1.Meta.ResizeVolume:input_type -> curve.nbd.mds.v1.ResizeVolumeRequest
-	9,  // 20: curve.nbd.mds.v1.Meta.RemoveVolume:input_type -> curve.nbd.mds.v1.RemoveVolumeRequest
-	10, // 21: curve.nbd.mds.v1.Meta.ListRecycled:input_type -> curve.nbd.mds.v1.ListRecycledRequest
-	11, // 22: curve.nbd.mds.v1.Meta.RecoverVolume:input_type -> curve.nbd.mds.v1.RecoverVolumeRequest
-	12, // 23: curve.nbd.mds.v1.Meta.PurgeVolume:input_type -> curve.nbd.mds.v1.PurgeVolumeRequest
-	14, // 24: curve.nbd.mds.v1.Meta.PurgeDone:input_type -> curve.nbd.mds.v1.PurgeDoneRequest
-	16, // 25: curve.nbd.mds.v1.Meta.OpenVolume:input_type -> curve.nbd.mds.v1.OpenVolumeRequest
-	18, // 26: curve.nbd.mds.v1.Meta.KeepAlive:input_type -> curve.nbd.mds.v1.KeepAliveRequest
-	20, // 27: curve.nbd.mds.v1.Meta.CloseVolume:input_type -> curve.nbd.mds.v1.CloseVolumeRequest
-	23, // 28: curve.nbd.mds.v1.Meta.GetSegment:input_type -> curve.nbd.mds.v1.GetSegmentRequest
-	24, // 29: curve.nbd.mds.v1.Meta.AllocateSegment:input_type -> curve.nbd.mds.v1.AllocateSegmentRequest
-	25, // 30: curve.nbd.mds.v1.Meta.ListSegments:input_type -> curve.nbd.mds.v1.ListSegmentsRequest
-	27, // 31: curve.nbd.mds.v1.Meta.GetCopyset:input_type -> curve.nbd.mds.v1.GetCopysetRequest
-	31, // 32: curve.nbd.mds.v1.Topology.Register:input_type -> curve.nbd.mds.v1.RegisterRequest
-	33, // 33: curve.nbd.mds.v1.Topology.Heartbeat:input_type -> curve.nbd.mds.v1.HeartbeatRequest
-	36, // 34: curve.nbd.mds.v1.Topology.ListServers:input_type -> curve.nbd.mds.v1.ListServersRequest
-	37, // 35: curve.nbd.mds.v1.Topology.ListCopysets:input_type -> curve.nbd.mds.v1.ListCopysetsRequest
-	40, // 36: curve.nbd.mds.v1.Topology.CreateCopysets:input_type -> curve.nbd.mds.v1.CreateCopysetsRequest
-	42, // 37: curve.nbd.mds.v1.Topology.RetireServer:input_type -> curve.nbd.mds.v1.RetireServerRequest
-	3,  // 38: curve.nbd.mds.v1.Meta.CreateVolume:output_type -> curve.nbd.mds.v1.Volume
-	3,  // 39: curve.nbd.mds.v1.Meta.GetVolume:output_type -> curve.nbd.mds.v1.Volume
-	7,  // 40: curve.nbd.mds.v1.Meta.ListVolumes:output_type -> curve.nbd.mds.v1.VolumePage
-	3,  // 41: curve.nbd.mds.v1.Meta.ResizeVolume:output_type -> curve.nbd.mds.v1.Volume
-	3,  // 42: curve.nbd.mds.v1.Meta.RemoveVolume:output_type -> curve.nbd.mds.v1.Volume
-	7,  // 43: curve.nbd.mds.v1.Meta.ListRecycled:output_type -> curve.nbd.mds.v1.VolumePage
-	3,  // 44: curve.nbd.mds.v1.Meta.RecoverVolume:output_type -> curve.nbd.mds.v1.Volume
-	13, // 45: curve.nbd.mds.v1.Meta.PurgeVolume:output_type -> curve.nbd.mds.v1.PurgeVolumeReply
-	15, // 46: curve.nbd.mds.v1.Meta.PurgeDone:output_type -> curve.nbd.mds.v1.PurgeDoneReply
-	17, // 47: curve.nbd.mds.v1.Meta.OpenVolume:output_type -> curve.nbd.mds.v1.Lease
-	19, // 48: curve.nbd.mds.v1.Meta.KeepAlive:output_type -> curve.nbd.mds.v1.KeepAliveReply
-	21, // 49: curve.nbd.mds.v1.Meta.CloseVolume:output_type -> curve.nbd.mds.v1.CloseVolumeReply
-	22, // 50: curve.nbd.mds.v1.Meta.GetSegment:output_type -> curve.nbd.mds.v1.Segment
-	22, // 51: curve.nbd.mds.v1.Meta.AllocateSegment:output_type -> curve.nbd.mds.v1.Segment
-	26, // 52: curve.nbd.mds.v1.Meta.ListSegments:output_type -> curve.nbd.mds.v1.SegmentPage
-	28, // 53: curve.nbd.mds.v1.Meta.GetCopyset:output_type -> curve.nbd.mds.v1.Copyset
-	29, // 54: curve.nbd.mds.v1.Topology.Register:output_type -> curve.nbd.mds.v1.Server
-	35, // 55: curve.nbd.mds.v1.Topology.Heartbeat:output_type -> curve.nbd.mds.v1.HeartbeatReply
-	30, // 56: curve.nbd.mds.v1.Topology.ListServers:output_type -> curve.nbd.mds.v1.ServerList
-	39, // 57: curve.nbd.mds.v1.Topology.ListCopysets:output_type -> curve.nbd.mds.v1.CopysetList
-	41, // 58: curve.nbd.mds.v1.Topology.CreateCopysets:output_type -> curve.nbd.mds.v1.CreateCopysetsReply
-	43, // 59: curve.nbd.mds.v1.Topology.RetireServer:output_type -> curve.nbd.mds.v1.RetireServerReply
-	38, // [38:60] is the sub-list for method output_type
-	16, // [16:38] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	29, // 9: curve.nbd.mds.v1.RecordPage.records:type_name -> curve.nbd.mds.v1.Record
+	39, // 10: curve.nbd.mds.v1.ServerList.servers:type_name -> curve.nbd.mds.v1.Server
+	42, // 11: curve.nbd.mds.v1.HeartbeatRequest.replicas:type_name -> curve.nbd.mds.v1.ReplicaReport
+	39, // 12: curve.nbd.mds.v1.HeartbeatReply.servers:type_name -> curve.nbd.mds.v1.Server
+	44, // 13: curve.nbd.mds.v1.HeartbeatReply.orders:type_name -> curve.nbd.mds.v1.ReplicaOrder
+	28, // 14: curve.nbd.mds.v1.CopysetDescription.copyset:type_name -> curve.nbd.mds.v1.Copyset
+	42, // 15: curve.nbd.mds.v1.CopysetDescription.replicas:type_name -> curve.nbd.mds.v1.ReplicaReport
+	48, // 16: curve.nbd.mds.v1.CopysetList.copysets:type_name -> curve.nbd.mds.v1.CopysetDescription
+	4,  // 17: curve.nbd.mds.v1.Meta.CreateVolume:input_type -> curve.nbd.mds.v1.CreateVolumeRequest
+	5,  // 18: curve.nbd.mds.v1.Meta.GetVolume:input_type -> curve.nbd.mds.v1.GetVolumeRequest
+	6,  // 19: curve.nbd.mds.v1.Meta.ListVolumes:input_type -> curve.nbd.mds.v1.ListVolumesRequest
+	8,  // 20: curve.nbd.mds.v1.Meta.ResizeVolume:input_type -> curve.nbd.mds.v1.ResizeVolumeRequest
+	9,  // 21: curve.nbd.mds.v1.Meta.RemoveVolume:input_type -> curve.nbd.mds.v1.RemoveVolumeRequest
+	10, // 22: curve.nbd.mds.v1.Meta.ListRecycled:input_type -> curve.nbd.mds.v1.ListRecycledRequest
+	11, // 23: curve.nbd.mds.v1.Meta.RecoverVolume:input_type -> curve.nbd.mds.v1.RecoverVolumeRequest
+	12, // 24: curve.nbd.mds.v1.Meta.PurgeVolume:input_type -> curve.nbd.mds.v1.PurgeVolumeRequest
+	14, // 25: curve.nbd.mds.v1.Meta.PurgeDone:input_type -> curve.nbd.mds.v1.PurgeDoneRequest
+	16, // 26: curve.nbd.mds.v1.Meta.OpenVolume:input_type -> curve.nbd.mds.v1.OpenVolumeRequest
+	18, // 27: curve.nbd.mds.v1.Meta.KeepAlive:input_type -> curve.nbd.mds.v1.KeepAliveRequest
+	20, // 28: curve.nbd.mds.v1.Meta.CloseVolume:input_type -> curve.nbd.mds.v1.CloseVolumeRequest
+	23, // 29: curve.nbd.mds.v1.Meta.GetSegment:input_type -> curve.nbd.mds.v1.GetSegmentRequest
+	24, // 30: curve.nbd.mds.v1.Meta.AllocateSegment:input_type -> curve.nbd.mds.v1.AllocateSegmentRequest
+	25, // 31: curve.nbd.mds.v1.Meta.ListSegments:input_type -> curve.nbd.mds.v1.ListSegmentsRequest
+	27, // 32: curve.nbd.mds.v1.Meta.GetCopyset:input_type -> curve.nbd.mds.v1.GetCopysetRequest
+	30, // 33: curve.nbd.mds.v1.Meta.GetRecord:input_type -> curve.nbd.mds.v1.GetRecordRequest
+	31, // 34: curve.nbd.mds.v1.Meta.ListRecords:input_type -> curve.nbd.mds.v1.ListRecordsRequest
+	33, // 35: curve.nbd.mds.v1.Meta.PutRecord:input_type -> curve.nbd.mds.v1.PutRecordRequest
+	35, // 36: curve.nbd.mds.v1.Meta.DeleteRecord:input_type -> curve.nbd.mds.v1.DeleteRecordRequest
+	37, // 37: curve.nbd.mds.v1.Meta.GetClusterID:input_type -> curve.nbd.mds.v1.GetClusterIDRequest
+	41, // 38: curve.nbd.mds.v1.Topology.Register:input_type -> curve.nbd.mds.v1.RegisterRequest
+	43, // 39: curve.nbd.mds.v1.Topology.Heartbeat:input_type -> curve.nbd.mds.v1.HeartbeatRequest
+	46, // 40: curve.nbd.mds.v1.Topology.ListServers:input_type -> curve.nbd.mds.v1.ListServersRequest
+	47, // 41: curve.nbd.mds.v1.Topology.ListCopysets:input_type -> curve.nbd.mds.v1.ListCopysetsRequest
+	50, // 42: curve.nbd.mds.v1.Topology.CreateCopysets:input_type -> curve.nbd.mds.v1.CreateCopysetsRequest
+	52, // 43: curve.nbd.mds.v1.Topology.RetireServer:input_type -> curve.nbd.mds.v1.RetireServerRequest
+	3,  // 44: curve.nbd.mds.v1.Meta.CreateVolume:output_type -> curve.nbd.mds.v1.Volume
+	3,  // 45: curve.nbd.mds.v1.Meta.GetVolume:output_type -> curve.nbd.mds.v1.Volume
+	7,  // 46: curve.nbd.mds.v1.Meta.ListVolumes:output_type -> curve.nbd.mds.v1.VolumePage
+	3,  // 47: curve.nbd.mds.v1.Meta.ResizeVolume:output_type -> curve.nbd.mds.v1.Volume
+	3,  // 48: curve.nbd.mds.v1.Meta.RemoveVolume:output_type -> curve.nbd.mds.v1.Volume
+	7,  // 49: curve.nbd.mds.v1.Meta.ListRecycled:output_type -> curve.nbd.mds.v1.VolumePage
+	3,  // 50: curve.nbd.mds.v1.Meta.RecoverVolume:output_type -> curve.nbd.mds.v1.Volume
+	13, // 51: curve.nbd.mds.v1.Meta.PurgeVolume:output_type -> curve.nbd.mds.v1.PurgeVolumeReply
+	15, // 52: curve.nbd.mds.v1.Meta.PurgeDone:output_type -> curve.nbd.mds.v1.PurgeDoneReply
+	17, // 53: curve.nbd.mds.v1.Meta.OpenVolume:output_type -> curve.nbd.mds.v1.Lease
+	19, // 54: curve.nbd.mds.v1.Meta.KeepAlive:output_type -> curve.nbd.mds.v1.KeepAliveReply
+	21, // 55: curve.nbd.mds.v1.Meta.CloseVolume:output_type -> curve.nbd.mds.v1.CloseVolumeReply
+	22, // 56: curve.nbd.mds.v1.Meta.GetSegment:output_type -> curve.nbd.mds.v1.Segment
+	22, // 57: curve.nbd.mds.v1.Meta.AllocateSegment:output_type -> curve.nbd.mds.v1.Segment
+	26, // 58: curve.nbd.mds.v1.Meta.ListSegments:output_type -> curve.nbd.mds.v1.SegmentPage
+	28, // 59: curve.nbd.mds.v1.Meta.GetCopyset:output_type -> curve.nbd.mds.v1.Copyset
+	29, // 60: curve.nbd.mds.v1.Meta.GetRecord:output_type -> curve.nbd.mds.v1.Record
+	32, // 61: curve.nbd.mds.v1.Meta.ListRecords:output_type -> curve.nbd.mds.v1.RecordPage
+	34, // 62: curve.nbd.mds.v1.Meta.PutRecord:output_type -> curve.nbd.mds.v1.PutRecordReply
+	36, // 63: curve.nbd.mds.v1.Meta.DeleteRecord:output_type -> curve.nbd.mds.v1.DeleteRecordReply
+	38, // 64: curve.nbd.mds.v1.Meta.GetClusterID:output_type -> curve.nbd.mds.v1.ClusterID
+	39, // 65: curve.nbd.mds.v1.Topology.Register:output_type -> curve.nbd.mds.v1.Server
+	45, // 66: curve.nbd.mds.v1.Topology.Heartbeat:output_type -> curve.nbd.mds.v1.HeartbeatReply
+	40, // 67: curve.nbd.mds.v1.Topology.ListServers:output_type -> curve.nbd.mds.v1.ServerList
+	49, // 68: curve.nbd.mds.v1.Topology.ListCopysets:output_type -> curve.nbd.mds.v1.CopysetList
+	51, // 69: curve.nbd.mds.v1.Topology.CreateCopysets:output_type -> curve.nbd.mds.v1.CreateCopysetsReply
+	53, // 70: curve.nbd.mds.v1.Topology.RetireServer:output_type -> curve.nbd.mds.v1.RetireServerReply
+	44, // [44:71] is the sub-list for method output_type
+	17, // [17:44] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_backend_pb_mds_proto_init() }
@@ -2954,7 +3511,7 @@ func file_backend_pb_mds_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_backend_pb_mds_proto_rawDesc), len(file_backend_pb_mds_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   43,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

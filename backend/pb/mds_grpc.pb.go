@@ -48,6 +48,11 @@ const (
 	Meta_AllocateSegment_FullMethodName = "/curve.nbd.mds.v1.Meta/AllocateSegment"
 	Meta_ListSegments_FullMethodName    = "/curve.nbd.mds.v1.Meta/ListSegments"
 	Meta_GetCopyset_FullMethodName      = "/curve.nbd.mds.v1.Meta/GetCopyset"
+	Meta_GetRecord_FullMethodName       = "/curve.nbd.mds.v1.Meta/GetRecord"
+	Meta_ListRecords_FullMethodName     = "/curve.nbd.mds.v1.Meta/ListRecords"
+	Meta_PutRecord_FullMethodName       = "/curve.nbd.mds.v1.Meta/PutRecord"
+	Meta_DeleteRecord_FullMethodName    = "/curve.nbd.mds.v1.Meta/DeleteRecord"
+	Meta_GetClusterID_FullMethodName    = "/curve.nbd.mds.v1.Meta/GetClusterID"
 )
 
 // MetaClient is the client API for Meta service.
@@ -72,6 +77,11 @@ type MetaClient interface {
 	AllocateSegment(ctx context.Context, in *AllocateSegmentRequest, opts ...grpc.CallOption) (*Segment, error)
 	ListSegments(ctx context.Context, in *ListSegmentsRequest, opts ...grpc.CallOption) (*SegmentPage, error)
 	GetCopyset(ctx context.Context, in *GetCopysetRequest, opts ...grpc.CallOption) (*Copyset, error)
+	GetRecord(ctx context.Context, in *GetRecordRequest, opts ...grpc.CallOption) (*Record, error)
+	ListRecords(ctx context.Context, in *ListRecordsRequest, opts ...grpc.CallOption) (*RecordPage, error)
+	PutRecord(ctx context.Context, in *PutRecordRequest, opts ...grpc.CallOption) (*PutRecordReply, error)
+	DeleteRecord(ctx context.Context, in *DeleteRecordRequest, opts ...grpc.CallOption) (*DeleteRecordReply, error)
+	GetClusterID(ctx context.Context, in *GetClusterIDRequest, opts ...grpc.CallOption) (*ClusterID, error)
 }
 
 type metaClient struct {
@@ -242,6 +252,56 @@ func (c *metaClient) GetCopyset(ctx context.Context, in *GetCopysetRequest, opts
 	return out, nil
 }
 
+func (c *metaClient) GetRecord(ctx context.Context, in *GetRecordRequest, opts ...grpc.CallOption) (*Record, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Record)
+	err := c.cc.Invoke(ctx, Meta_GetRecord_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *metaClient) ListRecords(ctx context.Context, in *ListRecordsRequest, opts ...grpc.CallOption) (*RecordPage, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecordPage)
+	err := c.cc.Invoke(ctx, Meta_ListRecords_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *metaClient) PutRecord(ctx context.Context, in *PutRecordRequest, opts ...grpc.CallOption) (*PutRecordReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PutRecordReply)
+	err := c.cc.Invoke(ctx, Meta_PutRecord_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *metaClient) DeleteRecord(ctx context.Context, in *DeleteRecordRequest, opts ...grpc.CallOption) (*DeleteRecordReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteRecordReply)
+	err := c.cc.Invoke(ctx, Meta_DeleteRecord_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *metaClient) GetClusterID(ctx context.Context, in *GetClusterIDRequest, opts ...grpc.CallOption) (*ClusterID, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClusterID)
+	err := c.cc.Invoke(ctx, Meta_GetClusterID_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MetaServer is the server API for Meta service.
 // All implementations must embed UnimplementedMetaServer
 // for forward compatibility.
@@ -264,6 +324,11 @@ type MetaServer interface {
 	AllocateSegment(context.Context, *AllocateSegmentRequest) (*Segment, error)
 	ListSegments(context.Context, *ListSegmentsRequest) (*SegmentPage, error)
 	GetCopyset(context.Context, *GetCopysetRequest) (*Copyset, error)
+	GetRecord(context.Context, *GetRecordRequest) (*Record, error)
+	ListRecords(context.Context, *ListRecordsRequest) (*RecordPage, error)
+	PutRecord(context.Context, *PutRecordRequest) (*PutRecordReply, error)
+	DeleteRecord(context.Context, *DeleteRecordRequest) (*DeleteRecordReply, error)
+	GetClusterID(context.Context, *GetClusterIDRequest) (*ClusterID, error)
 	mustEmbedUnimplementedMetaServer()
 }
 
@@ -321,6 +386,21 @@ func (UnimplementedMetaServer) ListSegments(context.Context, *ListSegmentsReques
 }
 func (UnimplementedMetaServer) GetCopyset(context.Context, *GetCopysetRequest) (*Copyset, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetCopyset not implemented")
+}
+func (UnimplementedMetaServer) GetRecord(context.Context, *GetRecordRequest) (*Record, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetRecord not implemented")
+}
+func (UnimplementedMetaServer) ListRecords(context.Context, *ListRecordsRequest) (*RecordPage, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRecords not implemented")
+}
+func (UnimplementedMetaServer) PutRecord(context.Context, *PutRecordRequest) (*PutRecordReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutRecord not implemented")
+}
+func (UnimplementedMetaServer) DeleteRecord(context.Context, *DeleteRecordRequest) (*DeleteRecordReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteRecord not implemented")
+}
+func (UnimplementedMetaServer) GetClusterID(context.Context, *GetClusterIDRequest) (*ClusterID, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetClusterID not implemented")
 }
 func (UnimplementedMetaServer) mustEmbedUnimplementedMetaServer() {}
 func (UnimplementedMetaServer) testEmbeddedByValue()              {}
@@ -631,6 +711,96 @@ func _Meta_GetCopyset_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Meta_GetRecord_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRecordRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MetaServer).GetRecord(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Meta_GetRecord_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MetaServer).GetRecord(ctx, req.(*GetRecordRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Meta_ListRecords_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRecordsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MetaServer).ListRecords(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Meta_ListRecords_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MetaServer).ListRecords(ctx, req.(*ListRecordsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Meta_PutRecord_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutRecordRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MetaServer).PutRecord(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Meta_PutRecord_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MetaServer).PutRecord(ctx, req.(*PutRecordRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Meta_DeleteRecord_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteRecordRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MetaServer).DeleteRecord(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Meta_DeleteRecord_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MetaServer).DeleteRecord(ctx, req.(*DeleteRecordRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Meta_GetClusterID_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetClusterIDRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MetaServer).GetClusterID(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Meta_GetClusterID_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MetaServer).GetClusterID(ctx, req.(*GetClusterIDRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Meta_ServiceDesc is the grpc.ServiceDesc for Meta service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -701,6 +871,26 @@ var Meta_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetCopyset",
 			Handler:    _Meta_GetCopyset_Handler,
+		},
+		{
+			MethodName: "GetRecord",
+			Handler:    _Meta_GetRecord_Handler,
+		},
+		{
+			MethodName: "ListRecords",
+			Handler:    _Meta_ListRecords_Handler,
+		},
+		{
+			MethodName: "PutRecord",
+			Handler:    _Meta_PutRecord_Handler,
+		},
+		{
+			MethodName: "DeleteRecord",
+			Handler:    _Meta_DeleteRecord_Handler,
+		},
+		{
+			MethodName: "GetClusterID",
+			Handler:    _Meta_GetClusterID_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -51,6 +51,13 @@ func TestMetadataIsTheSameBehindTheWire(t *testing.T) {
 	s, err := wire(t, SegmentOf(segment)).Words()
 	same("segment", s, err, segment)
 
+	record := backend.Record{Key: "fe/ü", Data: []byte{0, 255}, Version: 1 << 60}
+	r, err := wire(t, RecordOf(record)).Words()
+	same("record", r, err, record)
+	record.Data = []byte{}
+	r, err = wire(t, RecordOf(record)).Words()
+	same("record without data", r, err, record)
+
 	server := backend.ServerInfo{
 		ID: 1, UUID: "u", Address: "a:1", PeerAddress: "a:2", Zone: "z", PID: 3, State: backend.ServerRetiring,
 		UsedBytes: 4, FreeBytes: 5, Trouble: "t", Copysets: 6, Leaders: 7,
@@ -93,7 +100,13 @@ func TestAnswersThatMakeNoSenseAreRefused(t *testing.T) {
 	_, noPeers := (&Copyset{Id: 1}).Words()
 	_, noAddress := (&Server{Id: 1}).Info()
 	_, fewReplicas := (&CopysetList{Copysets: []*CopysetDescription{{Copyset: &Copyset{Id: 1, Peers: []uint32{1, 2}}, Replicas: []*ReplicaReport{{}}}}}).Words()
+	record := func(m *Record) error { _, err := m.Words(); return err }
+	_, noCluster := (&ClusterID{Id: "a b"}).Words()
 	for name, err := range map[string]error{
+		"record key":        record(&Record{Key: []byte(" "), Version: 1}),
+		"record version":    record(&Record{Key: []byte("k")}),
+		"record size":       record(&Record{Key: []byte("k"), Version: 1, Data: make([]byte, backend.MaxRecordData+1)}),
+		"cluster id":        noCluster,
 		"no volume":         noVolume,
 		"volume id 0":       volume(func(m *Volume) { m.Id = 0 }),
 		"volume size":       volume(func(m *Volume) { m.SizeBytes = -1 }),
@@ -124,6 +137,7 @@ func FuzzMDSAnswers(f *testing.F) {
 		LeaseOf(backend.Lease{Volume: someVolume(), Epoch: 9, Mode: backend.OpenShared, Session: 11}),
 		SegmentOf(backend.Segment{Index: 3, Chunks: []backend.ChunkRef{{ID: 1, Copyset: 1, Size: 64 << 10}}}),
 		OrdersOf(backend.Orders{Replicas: []backend.ReplicaOrder{{Copyset: 1, Peers: []backend.ServerID{1}}}}),
+		RecordOf(backend.Record{Key: "k", Data: []byte("d"), Version: 1}),
 	} {
 		b, err := proto.Marshal(m)
 		if err != nil {
@@ -137,6 +151,14 @@ func FuzzMDSAnswers(f *testing.F) {
 			if l, err := lease.Words(); err == nil {
 				if back, err := LeaseOf(l).Words(); err != nil || back != l {
 					t.Fatalf("lease %+v became %+v, %v", l, back, err)
+				}
+			}
+		}
+		var record Record
+		if proto.Unmarshal(b, &record) == nil {
+			if r, err := record.Words(); err == nil {
+				if back, err := RecordOf(r).Words(); err != nil || !reflect.DeepEqual(back, r) {
+					t.Fatalf("record %+v became %+v, %v", r, back, err)
 				}
 			}
 		}

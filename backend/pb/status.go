@@ -35,6 +35,7 @@ const (
 	StatusOverload
 	StatusUnreachable
 	StatusOutcomeUnknown
+	StatusConflict
 	statusEnd
 )
 
@@ -66,6 +67,7 @@ var errorTable = []struct {
 	{backend.ErrOverload, StatusOverload, codes.ResourceExhausted, "OVERLOAD"},
 	{backend.ErrUnreachable, StatusUnreachable, codes.Unavailable, "UNREACHABLE"},
 	{backend.ErrStaleEpoch, StatusStaleEpoch, codes.Aborted, "STALE_EPOCH"},
+	{backend.ErrConflict, StatusConflict, codes.Aborted, "CONFLICT"},
 	{backend.ErrInvalid, StatusInvalid, codes.InvalidArgument, "INVALID"},
 	{backend.ErrNotFound, StatusNotFound, codes.NotFound, "NOT_FOUND"},
 	{backend.ErrExists, StatusExists, codes.AlreadyExists, "EXISTS"},

@@ -67,6 +67,14 @@ func (f *forgetful) RecoverVolume(ctx context.Context, r *pb.RecoverVolumeReques
 	return losing(f, ctx, f.to.RecoverVolume, r)
 }
 
+func (f *forgetful) PutRecord(ctx context.Context, r *pb.PutRecordRequest) (*pb.PutRecordReply, error) {
+	return losing(f, ctx, f.to.PutRecord, r)
+}
+
+func (f *forgetful) DeleteRecord(ctx context.Context, r *pb.DeleteRecordRequest) (*pb.DeleteRecordReply, error) {
+	return losing(f, ctx, f.to.DeleteRecord, r)
+}
+
 // serveForgetful stands between clients and an MDS.
 func serveForgetful(t *testing.T, mdsAddr string) (*forgetful, string) {
 	t.Helper()
@@ -122,8 +130,22 @@ func TestLostAnswersDoNothingTwice(t *testing.T) {
 	if back, err := m.RecoverVolume(t.Context(), v.ID, ""); err != nil || back.ID != v.ID { // would be ErrInvalid
 		t.Fatalf("recover: %+v, %v", back, err)
 	}
-	if n := f.lost.Load(); n != 7 {
-		t.Errorf("%d answers were lost, want one of each of the 7 calls", n)
+	first, err := m.PutRecord(t.Context(), "k", []byte("one"), 0) // would be ErrConflict, as the next two
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := m.PutRecord(t.Context(), "k", []byte("two"), first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.mds.Record(t.Context(), "k"); err != nil || string(r.Data) != "two" || r.Version != second {
+		t.Errorf("record %+v, %v, want version %d", r, err, second)
+	}
+	if err := m.DeleteRecord(t.Context(), "k", second); err != nil {
+		t.Fatal(err)
+	}
+	if n := f.lost.Load(); n != 10 {
+		t.Errorf("%d answers were lost, want one of each of the 10 calls", n)
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -55,15 +56,28 @@ func completionScript(app *cli.App, shell string) (string, error) {
 }
 
 // Both scripts run the words so far with completionFlag and offer what it
-// prints: commands, flags or volume names.
+// prints: commands, flags or names. bash takes a name apart at its colons, puts
+// only the last part in, and calls the colons words.
 const bashCompletion = `# bash completion for curve-nbd
 _curve_nbd() {
-  local current=${COMP_WORDS[COMP_CWORD]}
-  local -a request=("${COMP_WORDS[@]:0:COMP_CWORD}")
+  local -a words=()
+  local word joined=
+  for word in "${COMP_WORDS[@]:0:COMP_CWORD+1}"; do
+    if [[ ${#words[@]} -gt 0 && ( -n $joined || $word == : ) ]]; then
+      words[-1]+=$word
+    else
+      words+=("$word")
+    fi
+    joined=
+    [[ $word == : ]] && joined=yes
+  done
+  local current=${words[-1]}
+  local -a request=("${words[@]:0:${#words[@]}-1}")
   [[ $current == -* ]] && request+=("$current")
   local answers
   answers=$("${request[@]}" ` + completionFlag + ` 2>/dev/null)
   mapfile -t COMPREPLY < <(compgen -W "$answers" -- "$current")
+  COMPREPLY=("${COMPREPLY[@]#"${current%"${current##*:}"}"}")
 }
 complete -o bashdefault -o default -F _curve_nbd curve-nbd
 `
@@ -90,6 +104,20 @@ fi
 // completeVolumes offers the names of volumes, and nothing when no gateway
 // answers.
 func completeVolumes(ctx *cli.Context) {
+	completeFrom(ctx, func(deadline context.Context, gw *control.Client) (names []string) {
+		vs, err := gw.Volumes(deadline, "")
+		if err != nil {
+			return nil
+		}
+		for _, v := range vs {
+			names = append(names, v.Name)
+		}
+		return names
+	})
+}
+
+// completeFrom offers what a gateway answers, and nothing when none does.
+func completeFrom(ctx *cli.Context, ask func(context.Context, *control.Client) []string) {
 	deadline, cancel := context.WithTimeout(ctx.Context, completionTimeout)
 	defer cancel()
 	gw, err := control.Dial(deadline, ctx.String("control"))
@@ -97,11 +125,7 @@ func completeVolumes(ctx *cli.Context) {
 		return
 	}
 	defer gw.Close()
-	vs, err := gw.Volumes(deadline, "")
-	if err != nil {
-		return
-	}
-	for _, v := range vs {
-		fmt.Fprintln(ctx.App.Writer, v.Name)
+	if names := ask(deadline, gw); len(names) > 0 {
+		fmt.Fprintln(ctx.App.Writer, strings.Join(names, "\n"))
 	}
 }

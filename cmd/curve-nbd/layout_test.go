@@ -53,7 +53,7 @@ var mayImport = map[string][]string{
 	"cmd/curve-nbd/e2e":         {},
 	"cmd/curve-nbd/kerneltest":  {},
 	"scripts/bench":             {},
-	"cmd/curve-nbd":             {"backend/...", "volume", "gateway/...", "nbd/..."},
+	"cmd/curve-nbd":             {"backend/...", "volume", "gateway/...", "iscsi/...", "nbd/..."},
 }
 
 // testsOnly are the packages that only tests may import.

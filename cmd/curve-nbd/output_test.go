@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -41,7 +42,7 @@ func goldenResults() map[string]result {
 	info := viewOf(sampleVolume())
 	info.AllocatedBytes = &allocated
 	plain := viewOf(backend.VolumeInfo{ID: 1, Name: "v", Size: 4096, Geometry: backend.DefaultGeometry(), State: backend.VolumeActive})
-	return map[string]result{
+	results := map[string]result{
 		"volume-info":     info,
 		"volume-list":     viewsOf([]backend.VolumeInfo{sampleVolume()}),
 		"volume-plain":    plain,
@@ -76,6 +77,8 @@ func goldenResults() map[string]result {
 		}},
 		"version": versionView{Version: "v1.2.3", Commit: "abc", Modified: true, Time: "2026-01-02T03:04:05Z", Go: "go1.26", Platform: "linux/amd64"},
 	}
+	maps.Copy(results, goldenTargets())
+	return results
 }
 
 // Scripts depend on the JSON, people on the table.

@@ -94,6 +94,7 @@ type frontEnds struct {
 	gw      *gateway.Gateway
 	opts    serveOptions
 	devices *devices
+	targets *targets
 	nbd     *nbd.Server
 	store   store
 	// inherited is from the gateway that this one replaces; successor is the one that
@@ -113,6 +114,7 @@ func (d *frontEnds) start() error {
 	if err := d.restoreDevices(); err != nil { // first, as they wait
 		return err
 	}
+	d.startTargets()
 	controlOn, err := control.ListenUnix(d.opts.controlOn, control.SocketMode)
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
@@ -135,7 +137,7 @@ func (d *frontEnds) start() error {
 }
 
 func (d *frontEnds) startControl(on net.Listener) {
-	server := control.NewServer(d.gw, d.devices)
+	server := control.NewServer(d.gw, d.devices, d.targets)
 	d.ready.also = server.SetServing
 	d.lines = append(d.lines, [2]string{"control", "unix:" + on.Addr().String()})
 	d.run("control", on, server.Serve, server.Shutdown)

@@ -46,7 +46,7 @@ func serve(t *testing.T, gw Gateway) (addr string, server *Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server = NewServer(gw, nil)
+	server = NewServer(gw, nil, nil)
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		if err := server.Serve(listener); err != nil {
@@ -198,7 +198,7 @@ func TestGatewayThatGoesAwayIsUnreachable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := NewServer(realGateway(t), nil)
+	server := NewServer(realGateway(t), nil, nil)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(listener) })
 	client := dial(t, "unix:"+path)
@@ -243,7 +243,7 @@ func TestShutdownCutsCallsThatOutlastIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := NewServer(stuckGateway{entered: entered}, nil)
+	server := NewServer(stuckGateway{entered: entered}, nil, nil)
 	var running sync.WaitGroup
 	running.Go(func() { _ = server.Serve(listener) })
 	client := dial(t, "unix:"+path)

@@ -45,9 +45,9 @@ type Server struct {
 }
 
 // NewServer makes a server that is not serving yet, in the sense of the health
-// service too: call SetServing when the gateway's listeners are up. devices is nil
-// for a gateway that maps none.
-func NewServer(gw Gateway, devices Devices) *Server {
+// service too: call SetServing when the gateway's listeners are up. devices and
+// targets are nil for a gateway that has none.
+func NewServer(gw Gateway, devices Devices, targets Targets) *Server {
 	s := &Server{
 		grpc: grpc.NewServer(
 			grpc.MaxRecvMsgSize(maxRequestBytes),
@@ -58,7 +58,7 @@ func NewServer(gw Gateway, devices Devices) *Server {
 		),
 		health: health.NewServer(),
 	}
-	controlpb.RegisterControlServer(s.grpc, &service{gw: gw, devices: devices})
+	controlpb.RegisterControlServer(s.grpc, &service{gw: gw, devices: devices, targets: targets})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	s.SetServing(false)
 	return s

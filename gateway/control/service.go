@@ -13,6 +13,7 @@ type service struct {
 	controlpb.UnimplementedControlServer
 	gw      Gateway
 	devices Devices // nil for none
+	targets Targets // nil for none
 }
 
 func (s *service) CreateVolume(ctx context.Context, req *controlpb.CreateVolumeRequest) (*controlpb.Volume, error) {

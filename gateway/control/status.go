@@ -32,6 +32,7 @@ var errorTable = []struct {
 	{backend.ErrNotFound, codes.NotFound, "NOT_FOUND"},
 	{backend.ErrExists, codes.AlreadyExists, "EXISTS"},
 	{backend.ErrBusy, codes.FailedPrecondition, "BUSY"},
+	{backend.ErrConflict, codes.Aborted, "CONFLICT"},
 	{backend.ErrStaleEpoch, codes.Aborted, "STALE_EPOCH"},
 	{backend.ErrNoSpace, codes.ResourceExhausted, "NO_SPACE"},
 	{backend.ErrChecksum, codes.DataLoss, "CHECKSUM"},

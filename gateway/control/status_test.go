@@ -28,7 +28,7 @@ func (g failingGateway) Volume(context.Context, string) (backend.VolumeInfo, err
 
 func TestEveryBackendErrorKeepsItsMeaningAndWords(t *testing.T) {
 	sentinels := []error{
-		backend.ErrInvalid, backend.ErrNotFound, backend.ErrExists, backend.ErrBusy, backend.ErrStaleEpoch,
+		backend.ErrInvalid, backend.ErrNotFound, backend.ErrExists, backend.ErrBusy, backend.ErrConflict, backend.ErrStaleEpoch,
 		backend.ErrNoSpace, backend.ErrChecksum, backend.ErrIO, backend.ErrNotSupported, backend.ErrReadOnly, backend.ErrClosed,
 		backend.ErrNotLeader, backend.ErrNoCopyset, backend.ErrOverload, backend.ErrUnreachable, backend.ErrOutcomeUnknown,
 	}

@@ -16,14 +16,23 @@ func TestBashCompletes(t *testing.T) {
 	}
 	g := serve(t, nil, "--memory", "--nbd-listen", "tcp:127.0.0.1:0")
 	g.must("volume", "create", "pg-data", "--size", "1M")
+	for _, name := range []string{vm1, "iqn.2026-11.io.curve:vm2", "eui.0123456789abcdef"} {
+		g.must("target", "create", name)
+	}
+	g.must("acl", "add", vm1, "any")
 	for _, c := range []struct {
 		name, words, want string
 	}{
-		{"commands", `curve-nbd ""`, "bench chunkserver cluster completion copyset health leader list-mapped map mds serve status unmap version volume"},
+		{"commands", `curve-nbd ""`, "acl bench chap chunkserver cluster completion copyset health leader list-mapped lun map mds serve status target unmap version volume"},
 		{"commands that begin so", `curve-nbd vol`, "volume"},
 		{"subcommands", `curve-nbd volume rec`, "recover recycled"},
 		{"flags", `curve-nbd volume create --stripe`, "--stripe-count --stripe-unit"},
 		{"volume names", `curve-nbd volume info pg`, "pg-data"},
+		{"targets", `curve-nbd lun rm eui`, "eui.0123456789abcdef"},
+		{"targets behind the colon", `curve-nbd lun rm iqn.2026-11.io.curve : v`, "vm1 vm2"},
+		{"targets at the colon", `curve-nbd target info iqn.2026-11.io.curve :`, "vm1 vm2"},
+		{"initiators to take off", `curve-nbd acl rm iqn.2026-11.io.curve : vm1 ""`, "any"},
+		{"volumes to add", `curve-nbd lun add iqn.2026-11.io.curve : vm1 ""`, "pg-data"},
 		{"shells", `curve-nbd completion ""`, "bash fish zsh"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -1537,6 +1537,1018 @@ func (*ListDevicesRequest) Descriptor() ([]byte, []int) {
 	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{21}
 }
 
+// Target is an iSCSI target.
+type Target struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Name        string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Alias       string                 `protobuf:"bytes,2,opt,name=alias,proto3" json:"alias,omitempty"`
+	CreatedAtNs int64                  `protobuf:"varint,3,opt,name=created_at_ns,json=createdAtNs,proto3" json:"created_at_ns,omitempty"`
+	Units       []*Unit                `protobuf:"bytes,4,rep,name=units,proto3" json:"units,omitempty"`
+	Access      []*Access              `protobuf:"bytes,5,rep,name=access,proto3" json:"access,omitempty"`
+	Login       *Login                 `protobuf:"bytes,6,opt,name=login,proto3" json:"login,omitempty"`
+	// Who is logged in at this gateway.
+	Sessions      []*Session `protobuf:"bytes,7,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Target) Reset() {
+	*x = Target{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Target) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Target) ProtoMessage() {}
+
+func (x *Target) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Target.ProtoReflect.Descriptor instead.
+func (*Target) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Target) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Target) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *Target) GetCreatedAtNs() int64 {
+	if x != nil {
+		return x.CreatedAtNs
+	}
+	return 0
+}
+
+func (x *Target) GetUnits() []*Unit {
+	if x != nil {
+		return x.Units
+	}
+	return nil
+}
+
+func (x *Target) GetAccess() []*Access {
+	if x != nil {
+		return x.Access
+	}
+	return nil
+}
+
+func (x *Target) GetLogin() *Login {
+	if x != nil {
+		return x.Login
+	}
+	return nil
+}
+
+func (x *Target) GetSessions() []*Session {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+// Unit is a volume as a logical unit.
+type Unit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        int32                  `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Volume        string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	VolumeId      uint64                 `protobuf:"varint,3,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	ReadOnly      bool                   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unit) Reset() {
+	*x = Unit{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unit) ProtoMessage() {}
+
+func (x *Unit) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unit.ProtoReflect.Descriptor instead.
+func (*Unit) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Unit) GetNumber() int32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Unit) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *Unit) GetVolumeId() uint64 {
+	if x != nil {
+		return x.VolumeId
+	}
+	return 0
+}
+
+func (x *Unit) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+// Access lets an initiator, or "any", see all units or the listed ones.
+type Access struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Initiator     string                 `protobuf:"bytes,1,opt,name=initiator,proto3" json:"initiator,omitempty"`
+	AllUnits      bool                   `protobuf:"varint,2,opt,name=all_units,json=allUnits,proto3" json:"all_units,omitempty"`
+	Units         []int32                `protobuf:"varint,3,rep,packed,name=units,proto3" json:"units,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Access) Reset() {
+	*x = Access{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Access) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Access) ProtoMessage() {}
+
+func (x *Access) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Access.ProtoReflect.Descriptor instead.
+func (*Access) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Access) GetInitiator() string {
+	if x != nil {
+		return x.Initiator
+	}
+	return ""
+}
+
+func (x *Access) GetAllUnits() bool {
+	if x != nil {
+		return x.AllUnits
+	}
+	return false
+}
+
+func (x *Access) GetUnits() []int32 {
+	if x != nil {
+		return x.Units
+	}
+	return nil
+}
+
+// Login is who can prove themselves; secrets are never told. No mutual user: the
+// target cannot.
+type Login struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Users         []string               `protobuf:"bytes,1,rep,name=users,proto3" json:"users,omitempty"`
+	MutualUser    string                 `protobuf:"bytes,2,opt,name=mutual_user,json=mutualUser,proto3" json:"mutual_user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Login) Reset() {
+	*x = Login{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Login) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Login) ProtoMessage() {}
+
+func (x *Login) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Login.ProtoReflect.Descriptor instead.
+func (*Login) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Login) GetUsers() []string {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *Login) GetMutualUser() string {
+	if x != nil {
+		return x.MutualUser
+	}
+	return ""
+}
+
+type Session struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Initiator     string                 `protobuf:"bytes,1,opt,name=initiator,proto3" json:"initiator,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	SinceNs       int64                  `protobuf:"varint,3,opt,name=since_ns,json=sinceNs,proto3" json:"since_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Session) Reset() {
+	*x = Session{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Session) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Session) ProtoMessage() {}
+
+func (x *Session) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Session.ProtoReflect.Descriptor instead.
+func (*Session) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Session) GetInitiator() string {
+	if x != nil {
+		return x.Initiator
+	}
+	return ""
+}
+
+func (x *Session) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Session) GetSinceNs() int64 {
+	if x != nil {
+		return x.SinceNs
+	}
+	return 0
+}
+
+type TargetList struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Targets       []*Target              `protobuf:"bytes,1,rep,name=targets,proto3" json:"targets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TargetList) Reset() {
+	*x = TargetList{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TargetList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TargetList) ProtoMessage() {}
+
+func (x *TargetList) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TargetList.ProtoReflect.Descriptor instead.
+func (*TargetList) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *TargetList) GetTargets() []*Target {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+type CreateTargetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Alias         string                 `protobuf:"bytes,2,opt,name=alias,proto3" json:"alias,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTargetRequest) Reset() {
+	*x = CreateTargetRequest{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTargetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTargetRequest) ProtoMessage() {}
+
+func (x *CreateTargetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTargetRequest.ProtoReflect.Descriptor instead.
+func (*CreateTargetRequest) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *CreateTargetRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateTargetRequest) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+type ListTargetsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTargetsRequest) Reset() {
+	*x = ListTargetsRequest{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTargetsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTargetsRequest) ProtoMessage() {}
+
+func (x *ListTargetsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTargetsRequest.ProtoReflect.Descriptor instead.
+func (*ListTargetsRequest) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{29}
+}
+
+type GetTargetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTargetRequest) Reset() {
+	*x = GetTargetRequest{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTargetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTargetRequest) ProtoMessage() {}
+
+func (x *GetTargetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTargetRequest.ProtoReflect.Descriptor instead.
+func (*GetTargetRequest) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *GetTargetRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// With force it goes though initiators are logged in.
+type RemoveTargetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveTargetRequest) Reset() {
+	*x = RemoveTargetRequest{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveTargetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveTargetRequest) ProtoMessage() {}
+
+func (x *RemoveTargetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveTargetRequest.ProtoReflect.Descriptor instead.
+func (*RemoveTargetRequest) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *RemoveTargetRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemoveTargetRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type RemoveTargetReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveTargetReply) Reset() {
+	*x = RemoveTargetReply{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveTargetReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveTargetReply) ProtoMessage() {}
+
+func (x *RemoveTargetReply) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveTargetReply.ProtoReflect.Descriptor instead.
+func (*RemoveTargetReply) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{32}
+}
+
+// A number of -1 asks for the lowest free one.
+type AddUnitRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Volume        string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	Number        int32                  `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	ReadOnly      bool                   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddUnitRequest) Reset() {
+	*x = AddUnitRequest{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddUnitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddUnitRequest) ProtoMessage() {}
+
+func (x *AddUnitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddUnitRequest.ProtoReflect.Descriptor instead.
+func (*AddUnitRequest) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *AddUnitRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *AddUnitRequest) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *AddUnitRequest) GetNumber() int32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *AddUnitRequest) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+// The unit is a number or a volume. With force it goes though initiators that see
+// it are logged in.
+type RemoveUnitRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Unit          string                 `protobuf:"bytes,2,opt,name=unit,proto3" json:"unit,omitempty"`
+	Force         bool                   `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveUnitRequest) Reset() {
+	*x = RemoveUnitRequest{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveUnitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveUnitRequest) ProtoMessage() {}
+
+func (x *RemoveUnitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveUnitRequest.ProtoReflect.Descriptor instead.
+func (*RemoveUnitRequest) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RemoveUnitRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *RemoveUnitRequest) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *RemoveUnitRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type AllowInitiatorRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Access        *Access                `protobuf:"bytes,2,opt,name=access,proto3" json:"access,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AllowInitiatorRequest) Reset() {
+	*x = AllowInitiatorRequest{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AllowInitiatorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AllowInitiatorRequest) ProtoMessage() {}
+
+func (x *AllowInitiatorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AllowInitiatorRequest.ProtoReflect.Descriptor instead.
+func (*AllowInitiatorRequest) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *AllowInitiatorRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *AllowInitiatorRequest) GetAccess() *Access {
+	if x != nil {
+		return x.Access
+	}
+	return nil
+}
+
+type DisallowInitiatorRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Initiator     string                 `protobuf:"bytes,2,opt,name=initiator,proto3" json:"initiator,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisallowInitiatorRequest) Reset() {
+	*x = DisallowInitiatorRequest{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisallowInitiatorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisallowInitiatorRequest) ProtoMessage() {}
+
+func (x *DisallowInitiatorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisallowInitiatorRequest.ProtoReflect.Descriptor instead.
+func (*DisallowInitiatorRequest) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *DisallowInitiatorRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *DisallowInitiatorRequest) GetInitiator() string {
+	if x != nil {
+		return x.Initiator
+	}
+	return ""
+}
+
+// In these an empty target stands for discovery sessions; mutual, for what the
+// target proves itself with.
+type GetLoginRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLoginRequest) Reset() {
+	*x = GetLoginRequest{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLoginRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLoginRequest) ProtoMessage() {}
+
+func (x *GetLoginRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLoginRequest.ProtoReflect.Descriptor instead.
+func (*GetLoginRequest) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *GetLoginRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+type SetCredentialRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Mutual        bool                   `protobuf:"varint,2,opt,name=mutual,proto3" json:"mutual,omitempty"`
+	User          string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	Secret        []byte                 `protobuf:"bytes,4,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetCredentialRequest) Reset() {
+	*x = SetCredentialRequest{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetCredentialRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetCredentialRequest) ProtoMessage() {}
+
+func (x *SetCredentialRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetCredentialRequest.ProtoReflect.Descriptor instead.
+func (*SetCredentialRequest) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *SetCredentialRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *SetCredentialRequest) GetMutual() bool {
+	if x != nil {
+		return x.Mutual
+	}
+	return false
+}
+
+func (x *SetCredentialRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *SetCredentialRequest) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+type RemoveCredentialRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Mutual        bool                   `protobuf:"varint,2,opt,name=mutual,proto3" json:"mutual,omitempty"`
+	User          string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveCredentialRequest) Reset() {
+	*x = RemoveCredentialRequest{}
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveCredentialRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveCredentialRequest) ProtoMessage() {}
+
+func (x *RemoveCredentialRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gateway_control_controlpb_control_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveCredentialRequest.ProtoReflect.Descriptor instead.
+func (*RemoveCredentialRequest) Descriptor() ([]byte, []int) {
+	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *RemoveCredentialRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *RemoveCredentialRequest) GetMutual() bool {
+	if x != nil {
+		return x.Mutual
+	}
+	return false
+}
+
+func (x *RemoveCredentialRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
 var File_gateway_control_controlpb_control_proto protoreflect.FileDescriptor
 
 const file_gateway_control_controlpb_control_proto_rawDesc = "" +
@@ -1670,7 +2682,71 @@ const file_gateway_control_controlpb_control_proto_rawDesc = "" +
 	"\x12UnmapDeviceRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x14\n" +
-	"\x12ListDevicesRequest2\xa2\b\n" +
+	"\x12ListDevicesRequest\"\xac\x02\n" +
+	"\x06Target\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05alias\x18\x02 \x01(\tR\x05alias\x12\"\n" +
+	"\rcreated_at_ns\x18\x03 \x01(\x03R\vcreatedAtNs\x120\n" +
+	"\x05units\x18\x04 \x03(\v2\x1a.curve.nbd.control.v1.UnitR\x05units\x124\n" +
+	"\x06access\x18\x05 \x03(\v2\x1c.curve.nbd.control.v1.AccessR\x06access\x121\n" +
+	"\x05login\x18\x06 \x01(\v2\x1b.curve.nbd.control.v1.LoginR\x05login\x129\n" +
+	"\bsessions\x18\a \x03(\v2\x1d.curve.nbd.control.v1.SessionR\bsessions\"p\n" +
+	"\x04Unit\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x16\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x1b\n" +
+	"\tvolume_id\x18\x03 \x01(\x04R\bvolumeId\x12\x1b\n" +
+	"\tread_only\x18\x04 \x01(\bR\breadOnly\"Y\n" +
+	"\x06Access\x12\x1c\n" +
+	"\tinitiator\x18\x01 \x01(\tR\tinitiator\x12\x1b\n" +
+	"\tall_units\x18\x02 \x01(\bR\ballUnits\x12\x14\n" +
+	"\x05units\x18\x03 \x03(\x05R\x05units\">\n" +
+	"\x05Login\x12\x14\n" +
+	"\x05users\x18\x01 \x03(\tR\x05users\x12\x1f\n" +
+	"\vmutual_user\x18\x02 \x01(\tR\n" +
+	"mutualUser\"\\\n" +
+	"\aSession\x12\x1c\n" +
+	"\tinitiator\x18\x01 \x01(\tR\tinitiator\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x19\n" +
+	"\bsince_ns\x18\x03 \x01(\x03R\asinceNs\"D\n" +
+	"\n" +
+	"TargetList\x126\n" +
+	"\atargets\x18\x01 \x03(\v2\x1c.curve.nbd.control.v1.TargetR\atargets\"?\n" +
+	"\x13CreateTargetRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05alias\x18\x02 \x01(\tR\x05alias\"\x14\n" +
+	"\x12ListTargetsRequest\"&\n" +
+	"\x10GetTargetRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"?\n" +
+	"\x13RemoveTargetRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\x13\n" +
+	"\x11RemoveTargetReply\"u\n" +
+	"\x0eAddUnitRequest\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x12\x16\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\x05R\x06number\x12\x1b\n" +
+	"\tread_only\x18\x04 \x01(\bR\breadOnly\"U\n" +
+	"\x11RemoveUnitRequest\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
+	"\x04unit\x18\x02 \x01(\tR\x04unit\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"e\n" +
+	"\x15AllowInitiatorRequest\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x124\n" +
+	"\x06access\x18\x02 \x01(\v2\x1c.curve.nbd.control.v1.AccessR\x06access\"P\n" +
+	"\x18DisallowInitiatorRequest\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x12\x1c\n" +
+	"\tinitiator\x18\x02 \x01(\tR\tinitiator\")\n" +
+	"\x0fGetLoginRequest\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\"r\n" +
+	"\x14SetCredentialRequest\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x12\x16\n" +
+	"\x06mutual\x18\x02 \x01(\bR\x06mutual\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\x12\x16\n" +
+	"\x06secret\x18\x04 \x01(\fR\x06secret\"]\n" +
+	"\x17RemoveCredentialRequest\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x12\x16\n" +
+	"\x06mutual\x18\x02 \x01(\bR\x06mutual\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user2\xf7\x0f\n" +
 	"\aControl\x12W\n" +
 	"\fCreateVolume\x12).curve.nbd.control.v1.CreateVolumeRequest\x1a\x1c.curve.nbd.control.v1.Volume\x12Y\n" +
 	"\vListVolumes\x12(.curve.nbd.control.v1.ListVolumesRequest\x1a .curve.nbd.control.v1.VolumeList\x12Q\n" +
@@ -1683,7 +2759,19 @@ const file_gateway_control_controlpb_control_proto_rawDesc = "" +
 	"\tGetStatus\x12&.curve.nbd.control.v1.GetStatusRequest\x1a\x1c.curve.nbd.control.v1.Status\x12Q\n" +
 	"\tMapVolume\x12&.curve.nbd.control.v1.MapVolumeRequest\x1a\x1c.curve.nbd.control.v1.Device\x12U\n" +
 	"\vUnmapDevice\x12(.curve.nbd.control.v1.UnmapDeviceRequest\x1a\x1c.curve.nbd.control.v1.Device\x12Y\n" +
-	"\vListDevices\x12(.curve.nbd.control.v1.ListDevicesRequest\x1a .curve.nbd.control.v1.DeviceListB:Z8github.com/opencurve/curve-nbd/gateway/control/controlpbb\x06proto3"
+	"\vListDevices\x12(.curve.nbd.control.v1.ListDevicesRequest\x1a .curve.nbd.control.v1.DeviceList\x12W\n" +
+	"\fCreateTarget\x12).curve.nbd.control.v1.CreateTargetRequest\x1a\x1c.curve.nbd.control.v1.Target\x12Y\n" +
+	"\vListTargets\x12(.curve.nbd.control.v1.ListTargetsRequest\x1a .curve.nbd.control.v1.TargetList\x12Q\n" +
+	"\tGetTarget\x12&.curve.nbd.control.v1.GetTargetRequest\x1a\x1c.curve.nbd.control.v1.Target\x12b\n" +
+	"\fRemoveTarget\x12).curve.nbd.control.v1.RemoveTargetRequest\x1a'.curve.nbd.control.v1.RemoveTargetReply\x12K\n" +
+	"\aAddUnit\x12$.curve.nbd.control.v1.AddUnitRequest\x1a\x1a.curve.nbd.control.v1.Unit\x12Q\n" +
+	"\n" +
+	"RemoveUnit\x12'.curve.nbd.control.v1.RemoveUnitRequest\x1a\x1a.curve.nbd.control.v1.Unit\x12[\n" +
+	"\x0eAllowInitiator\x12+.curve.nbd.control.v1.AllowInitiatorRequest\x1a\x1c.curve.nbd.control.v1.Target\x12a\n" +
+	"\x11DisallowInitiator\x12..curve.nbd.control.v1.DisallowInitiatorRequest\x1a\x1c.curve.nbd.control.v1.Target\x12N\n" +
+	"\bGetLogin\x12%.curve.nbd.control.v1.GetLoginRequest\x1a\x1b.curve.nbd.control.v1.Login\x12X\n" +
+	"\rSetCredential\x12*.curve.nbd.control.v1.SetCredentialRequest\x1a\x1b.curve.nbd.control.v1.Login\x12^\n" +
+	"\x10RemoveCredential\x12-.curve.nbd.control.v1.RemoveCredentialRequest\x1a\x1b.curve.nbd.control.v1.LoginB:Z8github.com/opencurve/curve-nbd/gateway/control/controlpbb\x06proto3"
 
 var (
 	file_gateway_control_controlpb_control_proto_rawDescOnce sync.Once
@@ -1697,30 +2785,48 @@ func file_gateway_control_controlpb_control_proto_rawDescGZIP() []byte {
 	return file_gateway_control_controlpb_control_proto_rawDescData
 }
 
-var file_gateway_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_gateway_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_gateway_control_controlpb_control_proto_goTypes = []any{
-	(*Geometry)(nil),             // 0: curve.nbd.control.v1.Geometry
-	(*Qos)(nil),                  // 1: curve.nbd.control.v1.Qos
-	(*Volume)(nil),               // 2: curve.nbd.control.v1.Volume
-	(*VolumeList)(nil),           // 3: curve.nbd.control.v1.VolumeList
-	(*CreateVolumeRequest)(nil),  // 4: curve.nbd.control.v1.CreateVolumeRequest
-	(*ListVolumesRequest)(nil),   // 5: curve.nbd.control.v1.ListVolumesRequest
-	(*GetVolumeRequest)(nil),     // 6: curve.nbd.control.v1.GetVolumeRequest
-	(*ResizeVolumeRequest)(nil),  // 7: curve.nbd.control.v1.ResizeVolumeRequest
-	(*RemoveVolumeRequest)(nil),  // 8: curve.nbd.control.v1.RemoveVolumeRequest
-	(*ListRecycledRequest)(nil),  // 9: curve.nbd.control.v1.ListRecycledRequest
-	(*RecoverVolumeRequest)(nil), // 10: curve.nbd.control.v1.RecoverVolumeRequest
-	(*GetUsageRequest)(nil),      // 11: curve.nbd.control.v1.GetUsageRequest
-	(*Usage)(nil),                // 12: curve.nbd.control.v1.Usage
-	(*GetStatusRequest)(nil),     // 13: curve.nbd.control.v1.GetStatusRequest
-	(*Export)(nil),               // 14: curve.nbd.control.v1.Export
-	(*Stall)(nil),                // 15: curve.nbd.control.v1.Stall
-	(*Status)(nil),               // 16: curve.nbd.control.v1.Status
-	(*Device)(nil),               // 17: curve.nbd.control.v1.Device
-	(*DeviceList)(nil),           // 18: curve.nbd.control.v1.DeviceList
-	(*MapVolumeRequest)(nil),     // 19: curve.nbd.control.v1.MapVolumeRequest
-	(*UnmapDeviceRequest)(nil),   // 20: curve.nbd.control.v1.UnmapDeviceRequest
-	(*ListDevicesRequest)(nil),   // 21: curve.nbd.control.v1.ListDevicesRequest
+	(*Geometry)(nil),                 // 0: curve.nbd.control.v1.Geometry
+	(*Qos)(nil),                      // 1: curve.nbd.control.v1.Qos
+	(*Volume)(nil),                   // 2: curve.nbd.control.v1.Volume
+	(*VolumeList)(nil),               // 3: curve.nbd.control.v1.VolumeList
+	(*CreateVolumeRequest)(nil),      // 4: curve.nbd.control.v1.CreateVolumeRequest
+	(*ListVolumesRequest)(nil),       // 5: curve.nbd.control.v1.ListVolumesRequest
+	(*GetVolumeRequest)(nil),         // 6: curve.nbd.control.v1.GetVolumeRequest
+	(*ResizeVolumeRequest)(nil),      // 7: curve.nbd.control.v1.ResizeVolumeRequest
+	(*RemoveVolumeRequest)(nil),      // 8: curve.nbd.control.v1.RemoveVolumeRequest
+	(*ListRecycledRequest)(nil),      // 9: curve.nbd.control.v1.ListRecycledRequest
+	(*RecoverVolumeRequest)(nil),     // 10: curve.nbd.control.v1.RecoverVolumeRequest
+	(*GetUsageRequest)(nil),          // 11: curve.nbd.control.v1.GetUsageRequest
+	(*Usage)(nil),                    // 12: curve.nbd.control.v1.Usage
+	(*GetStatusRequest)(nil),         // 13: curve.nbd.control.v1.GetStatusRequest
+	(*Export)(nil),                   // 14: curve.nbd.control.v1.Export
+	(*Stall)(nil),                    // 15: curve.nbd.control.v1.Stall
+	(*Status)(nil),                   // 16: curve.nbd.control.v1.Status
+	(*Device)(nil),                   // 17: curve.nbd.control.v1.Device
+	(*DeviceList)(nil),               // 18: curve.nbd.control.v1.DeviceList
+	(*MapVolumeRequest)(nil),         // 19: curve.nbd.control.v1.MapVolumeRequest
+	(*UnmapDeviceRequest)(nil),       // 20: curve.nbd.control.v1.UnmapDeviceRequest
+	(*ListDevicesRequest)(nil),       // 21: curve.nbd.control.v1.ListDevicesRequest
+	(*Target)(nil),                   // 22: curve.nbd.control.v1.Target
+	(*Unit)(nil),                     // 23: curve.nbd.control.v1.Unit
+	(*Access)(nil),                   // 24: curve.nbd.control.v1.Access
+	(*Login)(nil),                    // 25: curve.nbd.control.v1.Login
+	(*Session)(nil),                  // 26: curve.nbd.control.v1.Session
+	(*TargetList)(nil),               // 27: curve.nbd.control.v1.TargetList
+	(*CreateTargetRequest)(nil),      // 28: curve.nbd.control.v1.CreateTargetRequest
+	(*ListTargetsRequest)(nil),       // 29: curve.nbd.control.v1.ListTargetsRequest
+	(*GetTargetRequest)(nil),         // 30: curve.nbd.control.v1.GetTargetRequest
+	(*RemoveTargetRequest)(nil),      // 31: curve.nbd.control.v1.RemoveTargetRequest
+	(*RemoveTargetReply)(nil),        // 32: curve.nbd.control.v1.RemoveTargetReply
+	(*AddUnitRequest)(nil),           // 33: curve.nbd.control.v1.AddUnitRequest
+	(*RemoveUnitRequest)(nil),        // 34: curve.nbd.control.v1.RemoveUnitRequest
+	(*AllowInitiatorRequest)(nil),    // 35: curve.nbd.control.v1.AllowInitiatorRequest
+	(*DisallowInitiatorRequest)(nil), // 36: curve.nbd.control.v1.DisallowInitiatorRequest
+	(*GetLoginRequest)(nil),          // 37: curve.nbd.control.v1.GetLoginRequest
+	(*SetCredentialRequest)(nil),     // 38: curve.nbd.control.v1.SetCredentialRequest
+	(*RemoveCredentialRequest)(nil),  // 39: curve.nbd.control.v1.RemoveCredentialRequest
 }
 var file_gateway_control_controlpb_control_proto_depIdxs = []int32{
 	0,  // 0: curve.nbd.control.v1.Volume.geometry:type_name -> curve.nbd.control.v1.Geometry
@@ -1731,35 +2837,63 @@ var file_gateway_control_controlpb_control_proto_depIdxs = []int32{
 	15, // 5: curve.nbd.control.v1.Export.stalls:type_name -> curve.nbd.control.v1.Stall
 	14, // 6: curve.nbd.control.v1.Status.exports:type_name -> curve.nbd.control.v1.Export
 	17, // 7: curve.nbd.control.v1.DeviceList.devices:type_name -> curve.nbd.control.v1.Device
-	4,  // 8: curve.nbd.control.v1.Control.CreateVolume:input_type -> curve.nbd.control.v1.CreateVolumeRequest
-	5,  // 9: curve.nbd.control.v1.Control.ListVolumes:input_type -> curve.nbd.control.v1.ListVolumesRequest
-	6,  // 10: curve.nbd.control.v1.Control.GetVolume:input_type -> curve.nbd.control.v1.GetVolumeRequest
-	7,  // 11: curve.nbd.control.v1.Control.ResizeVolume:input_type -> curve.nbd.control.v1.ResizeVolumeRequest
-	8,  // 12: curve.nbd.control.v1.Control.RemoveVolume:input_type -> curve.nbd.control.v1.RemoveVolumeRequest
-	9,  // 13: curve.nbd.control.v1.Control.ListRecycled:input_type -> curve.nbd.control.v1.ListRecycledRequest
-	10, // 14: curve.nbd.control.v1.Control.RecoverVolume:input_type -> curve.nbd.control.v1.RecoverVolumeRequest
-	11, // 15: curve.nbd.control.v1.Control.GetUsage:input_type -> curve.nbd.control.v1.GetUsageRequest
-	13, // 16: curve.nbd.control.v1.Control.GetStatus:input_type -> curve.nbd.control.v1.GetStatusRequest
-	19, // 17: curve.nbd.control.v1.Control.MapVolume:input_type -> curve.nbd.control.v1.MapVolumeRequest
-	20, // 18: curve.nbd.control.v1.Control.UnmapDevice:input_type -> curve.nbd.control.v1.UnmapDeviceRequest
-	21, // 19: curve.nbd.control.v1.Control.ListDevices:input_type -> curve.nbd.control.v1.ListDevicesRequest
-	2,  // 20: curve.nbd.control.v1.Control.CreateVolume:output_type -> curve.nbd.control.v1.Volume
-	3,  // 21: curve.nbd.control.v1.Control.ListVolumes:output_type -> curve.nbd.control.v1.VolumeList
-	2,  // 22: curve.nbd.control.v1.Control.GetVolume:output_type -> curve.nbd.control.v1.Volume
-	2,  // 23: curve.nbd.control.v1.Control.ResizeVolume:output_type -> curve.nbd.control.v1.Volume
-	2,  // 24: curve.nbd.control.v1.Control.RemoveVolume:output_type -> curve.nbd.control.v1.Volume
-	3,  // 25: curve.nbd.control.v1.Control.ListRecycled:output_type -> curve.nbd.control.v1.VolumeList
-	2,  // 26: curve.nbd.control.v1.Control.RecoverVolume:output_type -> curve.nbd.control.v1.Volume
-	12, // 27: curve.nbd.control.v1.Control.GetUsage:output_type -> curve.nbd.control.v1.Usage
-	16, // 28: curve.nbd.control.v1.Control.GetStatus:output_type -> curve.nbd.control.v1.Status
-	17, // 29: curve.nbd.control.v1.Control.MapVolume:output_type -> curve.nbd.control.v1.Device
-	17, // 30: curve.nbd.control.v1.Control.UnmapDevice:output_type -> curve.nbd.control.v1.Device
-	18, // 31: curve.nbd.control.v1.Control.ListDevices:output_type -> curve.nbd.control.v1.DeviceList
-	20, // [20:32] is the sub-list for method output_type
-	8,  // [8:20] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	23, // 8: curve.nbd.control.v1.Target.units:type_name -> curve.nbd.control.v1.Unit
+	24, // 9: curve.nbd.control.v1.Target.access:type_name -> curve.nbd.control.v1.Access
+	25, // 10: curve.nbd.control.v1.Target.login:type_name -> curve.nbd.control.v1.Login
+	26, // 11: curve.nbd.control.v1.Target.sessions:type_name -> curve.nbd.control.v1.Session
+	22, // 12: curve.nbd.control.v1.TargetList.targets:type_name -> curve.nbd.control.v1.Target
+	24, // 13: curve.nbd.control.v1.AllowInitiatorRequest.access:type_name -> curve.nbd.control.v1.Access
+	4,  // 14: curve.nbd.control.v1.Control.CreateVolume:input_type -> curve.nbd.control.v1.CreateVolumeRequest
+	5,  // 15: curve.nbd.control.v1.Control.ListVolumes:input_type -> curve.nbd.control.v1.ListVolumesRequest
+	6,  // 16: curve.nbd.control.v1.Control.GetVolume:input_type -> curve.nbd.control.v1.GetVolumeRequest
+	7,  // 17: curve.nbd.control.v1.Control.ResizeVolume:input_type -> curve.nbd.control.v1.ResizeVolumeRequest
+	8,  // 18: curve.nbd.control.v1.Control.RemoveVolume:input_type -> curve.nbd.control.v1.RemoveVolumeRequest
+	9,  // 19: curve.nbd.control.v1.Control.ListRecycled:input_type -> curve.nbd.control.v1.ListRecycledRequest
+	10, // 20: curve.nbd.control.v1.Control.RecoverVolume:input_type -> curve.nbd.control.v1.RecoverVolumeRequest
+	11, // 21: curve.nbd.control.v1.Control.GetUsage:input_type -> curve.nbd.control.v1.GetUsageRequest
+	13, // 22: curve.nbd.control.v1.Control.GetStatus:input_type -> curve.nbd.control.v1.GetStatusRequest
+	19, // 23: curve.nbd.control.v1.Control.MapVolume:input_type -> curve.nbd.control.v1.MapVolumeRequest
+	20, // 24: curve.nbd.control.v1.Control.UnmapDevice:input_type -> curve.nbd.control.v1.UnmapDeviceRequest
+	21, // 25: curve.nbd.control.v1.Control.ListDevices:input_type -> curve.nbd.control.v1.ListDevicesRequest
+	28, // 26: curve.nbd.control.v1.Control.CreateTarget:input_type -> curve.nbd.control.v1.CreateTargetRequest
+	29, // 27: curve.nbd.control.v1.Control.ListTargets:input_type -> curve.nbd.control.v1.ListTargetsRequest
+	30, // 28: curve.nbd.control.v1.Control.GetTarget:input_type -> curve.nbd.control.v1.GetTargetRequest
+	31, // 29: curve.nbd.control.v1.Control.RemoveTarget:input_type -> curve.nbd.control.v1.RemoveTargetRequest
+	33, // 30: curve.nbd.control.v1.Control.AddUnit:input_type -> curve.nbd.control.v1.AddUnitRequest
+	34, // 31: curve.nbd.control.v1.Control.RemoveUnit:input_type -> curve.nbd.control.v1.RemoveUnitRequest
+	35, // 32: curve.nbd.control.v1.Control.AllowInitiator:input_type -> curve.nbd.control.v1.AllowInitiatorRequest
+	36, // 33: curve.nbd.control.v1.Control.DisallowInitiator:input_type -> curve.nbd.control.v1.DisallowInitiatorRequest
+	37, // 34: curve.nbd.control.v1.Control.GetLogin:input_type -> curve.nbd.control.v1.GetLoginRequest
+	38, // 35: curve.nbd.control.v1.Control.SetCredential:input_type -> curve.nbd.control.v1.SetCredentialRequest
+	39, // 36: curve.nbd.control.v1.Control.RemoveCredential:input_type -> curve.nbd.control.v1.RemoveCredentialRequest
+	2,  // 37: curve.nbd.control.v1.Control.CreateVolume:output_type -> curve.nbd.control.v1.Volume
+	3,  // 38: curve.nbd.control.v1.Control.ListVolumes:output_type -> curve.nbd.control.v1.VolumeList
+	2,  // 39: curve.nbd.control.v1.Control.GetVolume:output_type -> curve.nbd.control.v1.Volume
+	2,  // 40: curve.nbd.control.v1.Control.ResizeVolume:output_type -> curve.nbd.control.v1.Volume
+	2,  // 41: curve.nbd.control.v1.Control.RemoveVolume:output_type -> curve.nbd.control.v1.Volume
+	3,  // 42: curve.nbd.control.v1.Control.ListRecycled:output_type -> curve.nbd.control.v1.VolumeList
+	2,  // 43: curve.nbd.control.v1.Control.RecoverVolume:output_type -> curve.nbd.control.v1.Volume
+	12, // 44: curve.nbd.control.v1.Control.GetUsage:output_type -> curve.nbd.control.v1.Usage
+	16, // 45: curve.nbd.control.v1.Control.GetStatus:output_type -> curve.nbd.control.v1.Status
+	17, // 46: curve.nbd.control.v1.Control.MapVolume:output_type -> curve.nbd.control.v1.Device
+	17, // 47: curve.nbd.control.v1.Control.UnmapDevice:output_type -> curve.nbd.control.v1.Device
+	18, // 48: curve.nbd.control.v1.Control.ListDevices:output_type -> curve.nbd.control.v1.DeviceList
+	22, // 49: curve.nbd.control.v1.Control.CreateTarget:output_type -> curve.nbd.control.v1.Target
+	27, // 50: curve.nbd.control.v1.Control.ListTargets:output_type -> curve.nbd.control.v1.TargetList
+	22, // 51: curve.nbd.control.v1.Control.GetTarget:output_type -> curve.nbd.control.v1.Target
+	32, // 52: curve.nbd.control.v1.Control.RemoveTarget:output_type -> curve.nbd.control.v1.RemoveTargetReply
+	23, // 53: curve.nbd.control.v1.Control.AddUnit:output_type -> curve.nbd.control.v1.Unit
+	23, // 54: curve.nbd.control.v1.Control.RemoveUnit:output_type -> curve.nbd.control.v1.Unit
+	22, // 55: curve.nbd.control.v1.Control.AllowInitiator:output_type -> curve.nbd.control.v1.Target
+	22, // 56: curve.nbd.control.v1.Control.DisallowInitiator:output_type -> curve.nbd.control.v1.Target
+	25, // 57: curve.nbd.control.v1.Control.GetLogin:output_type -> curve.nbd.control.v1.Login
+	25, // 58: curve.nbd.control.v1.Control.SetCredential:output_type -> curve.nbd.control.v1.Login
+	25, // 59: curve.nbd.control.v1.Control.RemoveCredential:output_type -> curve.nbd.control.v1.Login
+	37, // [37:60] is the sub-list for method output_type
+	14, // [14:37] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_gateway_control_controlpb_control_proto_init() }
@@ -1773,7 +2907,7 @@ func file_gateway_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gateway_control_controlpb_control_proto_rawDesc), len(file_gateway_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

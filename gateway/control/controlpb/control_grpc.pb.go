@@ -25,18 +25,29 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Control_CreateVolume_FullMethodName  = "/curve.nbd.control.v1.Control/CreateVolume"
-	Control_ListVolumes_FullMethodName   = "/curve.nbd.control.v1.Control/ListVolumes"
-	Control_GetVolume_FullMethodName     = "/curve.nbd.control.v1.Control/GetVolume"
-	Control_ResizeVolume_FullMethodName  = "/curve.nbd.control.v1.Control/ResizeVolume"
-	Control_RemoveVolume_FullMethodName  = "/curve.nbd.control.v1.Control/RemoveVolume"
-	Control_ListRecycled_FullMethodName  = "/curve.nbd.control.v1.Control/ListRecycled"
-	Control_RecoverVolume_FullMethodName = "/curve.nbd.control.v1.Control/RecoverVolume"
-	Control_GetUsage_FullMethodName      = "/curve.nbd.control.v1.Control/GetUsage"
-	Control_GetStatus_FullMethodName     = "/curve.nbd.control.v1.Control/GetStatus"
-	Control_MapVolume_FullMethodName     = "/curve.nbd.control.v1.Control/MapVolume"
-	Control_UnmapDevice_FullMethodName   = "/curve.nbd.control.v1.Control/UnmapDevice"
-	Control_ListDevices_FullMethodName   = "/curve.nbd.control.v1.Control/ListDevices"
+	Control_CreateVolume_FullMethodName      = "/curve.nbd.control.v1.Control/CreateVolume"
+	Control_ListVolumes_FullMethodName       = "/curve.nbd.control.v1.Control/ListVolumes"
+	Control_GetVolume_FullMethodName         = "/curve.nbd.control.v1.Control/GetVolume"
+	Control_ResizeVolume_FullMethodName      = "/curve.nbd.control.v1.Control/ResizeVolume"
+	Control_RemoveVolume_FullMethodName      = "/curve.nbd.control.v1.Control/RemoveVolume"
+	Control_ListRecycled_FullMethodName      = "/curve.nbd.control.v1.Control/ListRecycled"
+	Control_RecoverVolume_FullMethodName     = "/curve.nbd.control.v1.Control/RecoverVolume"
+	Control_GetUsage_FullMethodName          = "/curve.nbd.control.v1.Control/GetUsage"
+	Control_GetStatus_FullMethodName         = "/curve.nbd.control.v1.Control/GetStatus"
+	Control_MapVolume_FullMethodName         = "/curve.nbd.control.v1.Control/MapVolume"
+	Control_UnmapDevice_FullMethodName       = "/curve.nbd.control.v1.Control/UnmapDevice"
+	Control_ListDevices_FullMethodName       = "/curve.nbd.control.v1.Control/ListDevices"
+	Control_CreateTarget_FullMethodName      = "/curve.nbd.control.v1.Control/CreateTarget"
+	Control_ListTargets_FullMethodName       = "/curve.nbd.control.v1.Control/ListTargets"
+	Control_GetTarget_FullMethodName         = "/curve.nbd.control.v1.Control/GetTarget"
+	Control_RemoveTarget_FullMethodName      = "/curve.nbd.control.v1.Control/RemoveTarget"
+	Control_AddUnit_FullMethodName           = "/curve.nbd.control.v1.Control/AddUnit"
+	Control_RemoveUnit_FullMethodName        = "/curve.nbd.control.v1.Control/RemoveUnit"
+	Control_AllowInitiator_FullMethodName    = "/curve.nbd.control.v1.Control/AllowInitiator"
+	Control_DisallowInitiator_FullMethodName = "/curve.nbd.control.v1.Control/DisallowInitiator"
+	Control_GetLogin_FullMethodName          = "/curve.nbd.control.v1.Control/GetLogin"
+	Control_SetCredential_FullMethodName     = "/curve.nbd.control.v1.Control/SetCredential"
+	Control_RemoveCredential_FullMethodName  = "/curve.nbd.control.v1.Control/RemoveCredential"
 )
 
 // ControlClient is the client API for Control service.
@@ -55,6 +66,17 @@ type ControlClient interface {
 	MapVolume(ctx context.Context, in *MapVolumeRequest, opts ...grpc.CallOption) (*Device, error)
 	UnmapDevice(ctx context.Context, in *UnmapDeviceRequest, opts ...grpc.CallOption) (*Device, error)
 	ListDevices(ctx context.Context, in *ListDevicesRequest, opts ...grpc.CallOption) (*DeviceList, error)
+	CreateTarget(ctx context.Context, in *CreateTargetRequest, opts ...grpc.CallOption) (*Target, error)
+	ListTargets(ctx context.Context, in *ListTargetsRequest, opts ...grpc.CallOption) (*TargetList, error)
+	GetTarget(ctx context.Context, in *GetTargetRequest, opts ...grpc.CallOption) (*Target, error)
+	RemoveTarget(ctx context.Context, in *RemoveTargetRequest, opts ...grpc.CallOption) (*RemoveTargetReply, error)
+	AddUnit(ctx context.Context, in *AddUnitRequest, opts ...grpc.CallOption) (*Unit, error)
+	RemoveUnit(ctx context.Context, in *RemoveUnitRequest, opts ...grpc.CallOption) (*Unit, error)
+	AllowInitiator(ctx context.Context, in *AllowInitiatorRequest, opts ...grpc.CallOption) (*Target, error)
+	DisallowInitiator(ctx context.Context, in *DisallowInitiatorRequest, opts ...grpc.CallOption) (*Target, error)
+	GetLogin(ctx context.Context, in *GetLoginRequest, opts ...grpc.CallOption) (*Login, error)
+	SetCredential(ctx context.Context, in *SetCredentialRequest, opts ...grpc.CallOption) (*Login, error)
+	RemoveCredential(ctx context.Context, in *RemoveCredentialRequest, opts ...grpc.CallOption) (*Login, error)
 }
 
 type controlClient struct {
@@ -185,6 +207,116 @@ func (c *controlClient) ListDevices(ctx context.Context, in *ListDevicesRequest,
 	return out, nil
 }
 
+func (c *controlClient) CreateTarget(ctx context.Context, in *CreateTargetRequest, opts ...grpc.CallOption) (*Target, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Target)
+	err := c.cc.Invoke(ctx, Control_CreateTarget_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) ListTargets(ctx context.Context, in *ListTargetsRequest, opts ...grpc.CallOption) (*TargetList, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TargetList)
+	err := c.cc.Invoke(ctx, Control_ListTargets_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) GetTarget(ctx context.Context, in *GetTargetRequest, opts ...grpc.CallOption) (*Target, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Target)
+	err := c.cc.Invoke(ctx, Control_GetTarget_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) RemoveTarget(ctx context.Context, in *RemoveTargetRequest, opts ...grpc.CallOption) (*RemoveTargetReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveTargetReply)
+	err := c.cc.Invoke(ctx, Control_RemoveTarget_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) AddUnit(ctx context.Context, in *AddUnitRequest, opts ...grpc.CallOption) (*Unit, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Unit)
+	err := c.cc.Invoke(ctx, Control_AddUnit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) RemoveUnit(ctx context.Context, in *RemoveUnitRequest, opts ...grpc.CallOption) (*Unit, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Unit)
+	err := c.cc.Invoke(ctx, Control_RemoveUnit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) AllowInitiator(ctx context.Context, in *AllowInitiatorRequest, opts ...grpc.CallOption) (*Target, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Target)
+	err := c.cc.Invoke(ctx, Control_AllowInitiator_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) DisallowInitiator(ctx context.Context, in *DisallowInitiatorRequest, opts ...grpc.CallOption) (*Target, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Target)
+	err := c.cc.Invoke(ctx, Control_DisallowInitiator_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) GetLogin(ctx context.Context, in *GetLoginRequest, opts ...grpc.CallOption) (*Login, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Login)
+	err := c.cc.Invoke(ctx, Control_GetLogin_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) SetCredential(ctx context.Context, in *SetCredentialRequest, opts ...grpc.CallOption) (*Login, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Login)
+	err := c.cc.Invoke(ctx, Control_SetCredential_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) RemoveCredential(ctx context.Context, in *RemoveCredentialRequest, opts ...grpc.CallOption) (*Login, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Login)
+	err := c.cc.Invoke(ctx, Control_RemoveCredential_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ControlServer is the server API for Control service.
 // All implementations must embed UnimplementedControlServer
 // for forward compatibility.
@@ -201,6 +333,17 @@ type ControlServer interface {
 	MapVolume(context.Context, *MapVolumeRequest) (*Device, error)
 	UnmapDevice(context.Context, *UnmapDeviceRequest) (*Device, error)
 	ListDevices(context.Context, *ListDevicesRequest) (*DeviceList, error)
+	CreateTarget(context.Context, *CreateTargetRequest) (*Target, error)
+	ListTargets(context.Context, *ListTargetsRequest) (*TargetList, error)
+	GetTarget(context.Context, *GetTargetRequest) (*Target, error)
+	RemoveTarget(context.Context, *RemoveTargetRequest) (*RemoveTargetReply, error)
+	AddUnit(context.Context, *AddUnitRequest) (*Unit, error)
+	RemoveUnit(context.Context, *RemoveUnitRequest) (*Unit, error)
+	AllowInitiator(context.Context, *AllowInitiatorRequest) (*Target, error)
+	DisallowInitiator(context.Context, *DisallowInitiatorRequest) (*Target, error)
+	GetLogin(context.Context, *GetLoginRequest) (*Login, error)
+	SetCredential(context.Context, *SetCredentialRequest) (*Login, error)
+	RemoveCredential(context.Context, *RemoveCredentialRequest) (*Login, error)
 	mustEmbedUnimplementedControlServer()
 }
 
@@ -246,6 +389,39 @@ func (UnimplementedControlServer) UnmapDevice(context.Context, *UnmapDeviceReque
 }
 func (UnimplementedControlServer) ListDevices(context.Context, *ListDevicesRequest) (*DeviceList, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListDevices not implemented")
+}
+func (UnimplementedControlServer) CreateTarget(context.Context, *CreateTargetRequest) (*Target, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateTarget not implemented")
+}
+func (UnimplementedControlServer) ListTargets(context.Context, *ListTargetsRequest) (*TargetList, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTargets not implemented")
+}
+func (UnimplementedControlServer) GetTarget(context.Context, *GetTargetRequest) (*Target, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetTarget not implemented")
+}
+func (UnimplementedControlServer) RemoveTarget(context.Context, *RemoveTargetRequest) (*RemoveTargetReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveTarget not implemented")
+}
+func (UnimplementedControlServer) AddUnit(context.Context, *AddUnitRequest) (*Unit, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddUnit not implemented")
+}
+func (UnimplementedControlServer) RemoveUnit(context.Context, *RemoveUnitRequest) (*Unit, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveUnit not implemented")
+}
+func (UnimplementedControlServer) AllowInitiator(context.Context, *AllowInitiatorRequest) (*Target, error) {
+	return nil, status.Error(codes.Unimplemented, "method AllowInitiator not implemented")
+}
+func (UnimplementedControlServer) DisallowInitiator(context.Context, *DisallowInitiatorRequest) (*Target, error) {
+	return nil, status.Error(codes.Unimplemented, "method DisallowInitiator not implemented")
+}
+func (UnimplementedControlServer) GetLogin(context.Context, *GetLoginRequest) (*Login, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetLogin not implemented")
+}
+func (UnimplementedControlServer) SetCredential(context.Context, *SetCredentialRequest) (*Login, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetCredential not implemented")
+}
+func (UnimplementedControlServer) RemoveCredential(context.Context, *RemoveCredentialRequest) (*Login, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveCredential not implemented")
 }
 func (UnimplementedControlServer) mustEmbedUnimplementedControlServer() {}
 func (UnimplementedControlServer) testEmbeddedByValue()                 {}
@@ -484,6 +660,204 @@ func _Control_ListDevices_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_CreateTarget_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateTargetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).CreateTarget(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_CreateTarget_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).CreateTarget(ctx, req.(*CreateTargetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_ListTargets_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTargetsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ListTargets(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ListTargets_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ListTargets(ctx, req.(*ListTargetsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_GetTarget_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetTargetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).GetTarget(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_GetTarget_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).GetTarget(ctx, req.(*GetTargetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_RemoveTarget_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveTargetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).RemoveTarget(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_RemoveTarget_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).RemoveTarget(ctx, req.(*RemoveTargetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_AddUnit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddUnitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).AddUnit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_AddUnit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).AddUnit(ctx, req.(*AddUnitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_RemoveUnit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveUnitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).RemoveUnit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_RemoveUnit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).RemoveUnit(ctx, req.(*RemoveUnitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_AllowInitiator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AllowInitiatorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).AllowInitiator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_AllowInitiator_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).AllowInitiator(ctx, req.(*AllowInitiatorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_DisallowInitiator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DisallowInitiatorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).DisallowInitiator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_DisallowInitiator_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).DisallowInitiator(ctx, req.(*DisallowInitiatorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_GetLogin_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetLoginRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).GetLogin(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_GetLogin_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).GetLogin(ctx, req.(*GetLoginRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_SetCredential_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetCredentialRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).SetCredential(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_SetCredential_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).SetCredential(ctx, req.(*SetCredentialRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_RemoveCredential_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveCredentialRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).RemoveCredential(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_RemoveCredential_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).RemoveCredential(ctx, req.(*RemoveCredentialRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Control_ServiceDesc is the grpc.ServiceDesc for Control service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -538,6 +912,50 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListDevices",
 			Handler:    _Control_ListDevices_Handler,
+		},
+		{
+			MethodName: "CreateTarget",
+			Handler:    _Control_CreateTarget_Handler,
+		},
+		{
+			MethodName: "ListTargets",
+			Handler:    _Control_ListTargets_Handler,
+		},
+		{
+			MethodName: "GetTarget",
+			Handler:    _Control_GetTarget_Handler,
+		},
+		{
+			MethodName: "RemoveTarget",
+			Handler:    _Control_RemoveTarget_Handler,
+		},
+		{
+			MethodName: "AddUnit",
+			Handler:    _Control_AddUnit_Handler,
+		},
+		{
+			MethodName: "RemoveUnit",
+			Handler:    _Control_RemoveUnit_Handler,
+		},
+		{
+			MethodName: "AllowInitiator",
+			Handler:    _Control_AllowInitiator_Handler,
+		},
+		{
+			MethodName: "DisallowInitiator",
+			Handler:    _Control_DisallowInitiator_Handler,
+		},
+		{
+			MethodName: "GetLogin",
+			Handler:    _Control_GetLogin_Handler,
+		},
+		{
+			MethodName: "SetCredential",
+			Handler:    _Control_SetCredential_Handler,
+		},
+		{
+			MethodName: "RemoveCredential",
+			Handler:    _Control_RemoveCredential_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

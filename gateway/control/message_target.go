@@ -1,0 +1,66 @@
+package control
+
+import (
+	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/gateway/control/controlpb"
+)
+
+func targetMessage(t Target) *controlpb.Target {
+	m := &controlpb.Target{Name: t.Name, Alias: t.Alias, CreatedAtNs: timeToNs(t.CreatedAt), Login: loginMessage(t.Login)}
+	for _, u := range t.Units {
+		m.Units = append(m.Units, unitMessage(u))
+	}
+	for _, a := range t.Access {
+		m.Access = append(m.Access, accessMessage(a))
+	}
+	for _, s := range t.Sessions {
+		m.Sessions = append(m.Sessions, &controlpb.Session{Initiator: s.Initiator, Address: s.Address, SinceNs: timeToNs(s.Since)})
+	}
+	return m
+}
+
+func targetOf(m *controlpb.Target) Target {
+	t := Target{Name: m.GetName(), Alias: m.GetAlias(), CreatedAt: nsToTime(m.GetCreatedAtNs()), Login: loginOf(m.GetLogin())}
+	for _, u := range m.GetUnits() {
+		t.Units = append(t.Units, unitOf(u))
+	}
+	for _, a := range m.GetAccess() {
+		t.Access = append(t.Access, accessOf(a))
+	}
+	for _, s := range m.GetSessions() {
+		t.Sessions = append(t.Sessions, Session{Initiator: s.GetInitiator(), Address: s.GetAddress(), Since: nsToTime(s.GetSinceNs())})
+	}
+	return t
+}
+
+func unitMessage(u Unit) *controlpb.Unit {
+	return &controlpb.Unit{Number: int32(u.Number), Volume: u.Volume, VolumeId: uint64(u.VolumeID), ReadOnly: u.ReadOnly}
+}
+
+func unitOf(m *controlpb.Unit) Unit {
+	return Unit{Number: int(m.GetNumber()), Volume: m.GetVolume(), VolumeID: backend.VolumeID(m.GetVolumeId()), ReadOnly: m.GetReadOnly()}
+}
+
+func accessMessage(a Access) *controlpb.Access {
+	m := &controlpb.Access{Initiator: a.Initiator, AllUnits: a.AllUnits}
+	for _, n := range a.Units {
+		m.Units = append(m.Units, int32(n))
+	}
+	return m
+}
+
+func accessOf(m *controlpb.Access) Access {
+	a := Access{Initiator: m.GetInitiator(), AllUnits: m.GetAllUnits()}
+	for _, n := range m.GetUnits() {
+		a.Units = append(a.Units, int(n))
+	}
+	return a
+}
+
+func loginMessage(l Login) *controlpb.Login {
+	return &controlpb.Login{Users: l.Users, MutualUser: l.Mutual}
+}
+
+func loginOf(m *controlpb.Login) Login {
+	return Login{Users: m.GetUsers(), Mutual: m.GetMutualUser()}
+}
