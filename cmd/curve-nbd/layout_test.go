@@ -50,6 +50,7 @@ var mayImport = map[string][]string{
 	"iscsi":                     {},
 	"iscsi/scsi":                {"backend", "volume", "gateway"},
 	"iscsi/registry":            {"backend", "iscsi"},
+	"iscsi/target":              {"backend", "volume", "gateway", "gateway/stream", "iscsi", "iscsi/registry", "iscsi/scsi"},
 	"cmd/curve-nbd/e2e":         {},
 	"cmd/curve-nbd/kerneltest":  {},
 	"scripts/bench":             {},

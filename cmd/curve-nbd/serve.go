@@ -23,9 +23,10 @@ func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "serve",
 		Usage: "run a gateway",
-		Description: `Offers every volume of a data directory, or of a cluster, as an NBD export, until
-SIGTERM or Ctrl-C: then it stops accepting, finishes and flushes what is in
-flight, and exits with 0. A second signal stops it at once, with 1.
+		Description: `Offers every volume of a data directory, or of a cluster, as an NBD export, and
+those that are logical units of targets over iSCSI if it is asked to, until SIGTERM
+or Ctrl-C: then it stops accepting, finishes and flushes what is in flight, and
+exits with 0. A second signal stops it at once, with 1.
 
    curve-nbd serve
    curve-nbd serve --data-dir /var/lib/curve-nbd \
@@ -33,6 +34,7 @@ flight, and exits with 0. A second signal stops it at once, with 1.
       --http-listen 127.0.0.1:9480
    curve-nbd serve --mds 10.0.0.1:6700 --nbd-listen unix:/run/curve-nbd/nbd.sock
    curve-nbd serve --memory --nbd-listen tcp:127.0.0.1:0   # a scratch gateway
+   curve-nbd serve --iscsi-listen 127.0.0.1:3260           # targets too: see curve-nbd target
 
 To upgrade a gateway, start the new program with --replace: the running one
 finishes what it has in flight, hands its block devices over and exits, and
@@ -85,13 +87,20 @@ func serveFlags() []cli.Flag {
 			Name: "nbd-listen", Usage: "serve NBD on `ADDR`,...: unix:PATH or tcp:HOST:PORT",
 			Value: cli.NewStringSlice(defaultNBD()), EnvVars: env("nbd-listen"),
 		},
+		&cli.StringSliceFlag{
+			Name: "iscsi-listen", Usage: "serve iSCSI targets on `HOST:PORT`,...", DefaultText: "off", EnvVars: env("iscsi-listen"),
+		},
+		&cli.IntFlag{
+			Name: "iscsi-portal-group", Usage: "be portal group `N`; each gateway of a cluster has its own",
+			Value: 1, EnvVars: env("iscsi-portal-group"),
+		},
 		&cli.StringFlag{Name: "http-listen", Usage: "serve metrics and health on `HOST:PORT`", DefaultText: "off", EnvVars: env("http-listen")},
 		controlFlag("listen for the other commands on `ADDR`"),
 		&cli.BoolFlag{Name: "replace", Usage: "take over from the gateway that runs on the control socket, if one does"},
 		&cli.BoolFlag{Name: backgroundFlag, Usage: "return once the gateway serves, as a process of its own"},
 		&cli.BoolFlag{Name: "read-only", Usage: "refuse every write", EnvVars: env("read-only")},
 		&cli.IntFlag{
-			Name: "max-connections", Usage: "at most `N` NBD clients",
+			Name: "max-connections", Usage: "at most `N` NBD clients, and as many iSCSI connections",
 			Value: nbd.DefaultMaxConnections, EnvVars: env("max-connections"),
 		},
 		&cli.Int64Flag{
@@ -103,7 +112,7 @@ func serveFlags() []cli.Flag {
 			Value: sizeText(gateway.DefaultMaxBytes), EnvVars: env("max-inflight-bytes"),
 		},
 		&cli.DurationFlag{
-			Name: "handshake-timeout", Usage: "drop a client that has not chosen an export after `D`",
+			Name: "handshake-timeout", Usage: "drop a client that has not chosen an export, or not logged in, after `D`",
 			Value: nbd.DefaultHandshakeTimeout, EnvVars: env("handshake-timeout"),
 		},
 		&cli.DurationFlag{

@@ -14,6 +14,7 @@ import (
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway"
 	"github.com/opencurve/curve-nbd/gateway/control"
+	"github.com/opencurve/curve-nbd/iscsi/target"
 	"github.com/opencurve/curve-nbd/nbd"
 	"github.com/opencurve/curve-nbd/nbd/device"
 	"github.com/opencurve/curve-nbd/nbd/kernel"
@@ -27,6 +28,8 @@ type serveOptions struct {
 	gateway gateway.Options
 	nbd     nbd.Options
 	nbdOn   []string
+	iscsi   target.Options
+	iscsiOn []string
 	// httpOn is HOST:PORT, "" for none.
 	httpOn string
 	// controlOn is the path of the control socket.
@@ -35,11 +38,19 @@ type serveOptions struct {
 
 func gatewayOptions(ctx *cli.Context, s *server) (serveOptions, error) {
 	o := serveOptions{
-		nbdOn:  ctx.StringSlice("nbd-listen"),
-		httpOn: ctx.String("http-listen"),
+		nbdOn:   ctx.StringSlice("nbd-listen"),
+		iscsiOn: ctx.StringSlice("iscsi-listen"),
+		httpOn:  ctx.String("http-listen"),
 	}
 	if len(o.nbdOn) > maxListeners {
 		return o, usagef("--nbd-listen names %d addresses, at most %d", len(o.nbdOn), maxListeners)
+	}
+	if len(o.iscsiOn) > maxListeners {
+		return o, usagef("--iscsi-listen names %d addresses, at most %d", len(o.iscsiOn), maxListeners)
+	}
+	group := ctx.Int("iscsi-portal-group")
+	if group < 1 || group > 65535 {
+		return o, usagef("--iscsi-portal-group %d: give 1 to 65535, another one for each gateway of a cluster", group)
 	}
 	var err error
 	if o.controlOn, err = control.SocketPath(ctx.String("control")); err != nil {
@@ -69,6 +80,13 @@ func gatewayOptions(ctx *cli.Context, s *server) (serveOptions, error) {
 		StallTimeout:     ctx.Duration("stall-timeout"),
 		Logger:           s.log,
 	}
+	o.iscsi = target.Options{
+		MaxConnections: ctx.Int("max-connections"),
+		LoginTimeout:   ctx.Duration("handshake-timeout"),
+		StallTimeout:   ctx.Duration("stall-timeout"),
+		PortalGroup:    uint16(group),
+		Logger:         s.log,
+	}
 	return o, nil
 }
 
@@ -96,6 +114,7 @@ type frontEnds struct {
 	devices *devices
 	targets *targets
 	nbd     *nbd.Server
+	iscsi   *target.Server
 	store   store
 	// inherited is from the gateway that this one replaces; successor is the one that
 	// will replace this one.
@@ -126,7 +145,13 @@ func (d *frontEnds) start() error {
 	if err := d.startNBD(d.nbd); err != nil {
 		return err
 	}
+	if err := d.startISCSI(); err != nil {
+		return err
+	}
 	d.running.push("devices", d.ctx.Duration("drain-timeout")+closeTimeout, d.stopDevices)
+	if d.iscsi != nil { // first of all: nobody waits for initiators to leave while devices stand still
+		d.running.push("iscsi initiators", d.ctx.Duration("drain-timeout"), d.iscsi.Drain)
+	}
 	if err := d.listenReplace(); err != nil {
 		return err
 	}
@@ -175,10 +200,10 @@ func (d *frontEnds) startNBD(server *nbd.Server) error {
 	return nil
 }
 
-// drain lets the NBD clients finish until ctx ends. What then still waits, for
+// drain lets the clients of a server finish until ctx ends. What then still waits, for
 // a throttle or for metadata, would hold its connection for as long as it waits:
 // closing the gateway's exports makes it fail.
-func (d *frontEnds) drain(ctx context.Context, server *nbd.Server) error {
+func (d *frontEnds) drain(ctx context.Context, server interface{ Shutdown(context.Context) error }) error {
 	var closeErr error
 	closed := make(chan struct{})
 	inTime := context.AfterFunc(ctx, func() {

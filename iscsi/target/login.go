@@ -98,7 +98,8 @@ func (p *policy) Allow(initiator, target string) error {
 // CHAP implements iscsi.Policy.
 func (p *policy) CHAP(_, target string) (*iscsi.CHAPAccess, error) {
 	if target == "" {
-		return access(p.conn.server.directory.DiscoveryUsers(), nil), nil
+		l := p.conn.server.directory.DiscoveryLogin()
+		return access(l.Users, l.Mutual), nil
 	}
 	t, ok := p.conn.server.directory.Target(target)
 	if !ok {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway"
 	"github.com/opencurve/curve-nbd/iscsi"
 	"github.com/opencurve/curve-nbd/iscsi/registry"
@@ -20,11 +21,16 @@ type Directory interface {
 	Target(name string) (*registry.Target, bool)
 	// Targets are all, in any order.
 	Targets() []*registry.Target
-	// DiscoveryUsers are those who may ask for the list of targets; everybody
-	// may if there are none.
-	DiscoveryUsers() []registry.Credential
+	// DiscoveryLogin is what those prove who ask for the list of targets.
+	DiscoveryLogin() registry.Login
 	// OnChange calls back after targets were changed, here or at another gateway.
-	OnChange(func(names []string))
+	OnChange(func(names []string)) (cancel func())
+}
+
+// Records keep what outlives the gateway; backend.Meta has them.
+type Records interface {
+	Record(ctx context.Context, key string) (backend.Record, error)
+	PutRecord(ctx context.Context, key string, data []byte, version uint64) (uint64, error)
 }
 
 // Options of NewServer. The zero value works.
@@ -43,6 +49,11 @@ type Options struct {
 	// PortalGroup is this gateway's target portal group tag, and the number of its
 	// port: of the gateways that serve the same targets each has its own. From 1.
 	PortalGroup uint16
+	// Records keep the persistent reservations; in memory if nil.
+	Records Records
+	// Cluster is the id of the cluster that the volumes are of: the names of logical
+	// units are made of it.
+	Cluster string
 	// Settings bound what logins negotiate; iscsi.DefaultSettings if zero.
 	Settings iscsi.Settings
 	Logger   *slog.Logger
@@ -78,10 +89,12 @@ type Server struct {
 	conns     map[*conn]struct{}
 	stopping  bool
 	refused   time.Time // when a refused connection was last logged
+	unwatch   func()
 
 	serving  sync.WaitGroup // connections
 	watchdog sync.WaitGroup
 	stop     chan struct{} // ends the watchdog
+	end      sync.Once
 }
 
 // NewServer returns a server without listeners. Shutdown ends it.
@@ -99,7 +112,7 @@ func NewServer(g *gateway.Gateway, d Directory, o Options) *Server {
 	s.units.server = s
 	s.clock.Store(1)
 	s.watchdog.Go(s.watch)
-	d.OnChange(s.targetsChanged)
+	s.unwatch = d.OnChange(func(names []string) { go s.targetsChanged(names) })
 	return s
 }
 
@@ -214,13 +227,15 @@ func (s *Server) watch() {
 // their next login finds the gateway that comes after this one.
 const logoutGrace = 500 * time.Millisecond
 
-// Shutdown stops accepting, asks initiators to log out, lets the commands that were
-// read finish, and closes. When ctx ends first, connections are cut; commands in
-// execution are still waited for.
-func (s *Server) Shutdown(ctx context.Context) error {
+// Drain stops accepting, asks initiators to log out, lets the commands that were read
+// finish, and closes the connections. When ctx ends first, they are cut; it does not
+// wait then for commands in execution: Shutdown does.
+func (s *Server) Drain(ctx context.Context) error {
 	s.mu.Lock()
-	first := !s.stopping
-	s.stopping = true
+	if !s.stopping {
+		s.stopping = true
+		s.unwatch()
+	}
 	for l := range s.listeners {
 		_ = l.Close()
 	}
@@ -236,18 +251,22 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}()
 	grace := time.AfterFunc(logoutGrace, func() { s.each((*conn).drain) })
 	defer grace.Stop()
-	var err error
 	select {
 	case <-idle:
+		return nil
 	case <-ctx.Done():
-		err = ctx.Err()
 		s.each(func(c *conn) { c.abort("shutdown took too long") })
-		<-idle
+		return ctx.Err()
 	}
-	if first {
-		close(s.stop)
-		s.watchdog.Wait()
-	}
+}
+
+// Shutdown is Drain, and waits for the commands in execution: closing the gateway ends
+// those that wait for the MDS or a throttle.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.Drain(ctx)
+	s.serving.Wait()
+	s.end.Do(func() { close(s.stop) })
+	s.watchdog.Wait()
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencurve/curve-nbd/iscsi"
 )
@@ -22,7 +23,7 @@ type session struct {
 	cid       uint16
 	tsih      uint16 // set by sessions.open
 	joined    bool   // it is a connection reinstatement
-	alias     text
+	since     time.Time
 
 	params      iscsi.Parameters
 	negotiation *iscsi.Negotiation
@@ -70,7 +71,7 @@ func newSession(c *conn, r *iscsi.SessionRequest) *session {
 // start begins the full feature phase.
 func (s *session) start(r *iscsi.LoginResult) {
 	s.params, s.negotiation = r.Parameters, r.Negotiation
-	s.alias.set(r.InitiatorAlias)
+	s.since = time.Now()
 	s.limits = iscsi.Limits{MaxDataSegment: int(r.Parameters.MaxRecvDataSegmentLength), MaxAHS: iscsi.MaxCommandAHS}
 	s.digests = digests{header: r.Parameters.HeaderDigest != iscsi.DigestNone, data: r.Parameters.DataDigest != iscsi.DigestNone}
 	s.expCmdSN.Store(r.CmdSN)
@@ -128,16 +129,4 @@ func (s *session) initiatorPort() string { return fmt.Sprintf("%s,i,0x%s", s.ini
 // targetPort is that of ours.
 func (s *session) targetPort() string {
 	return fmt.Sprintf("%s,t,0x%04x", s.target, s.server.opts.PortalGroup)
-}
-
-// text is a string that several may use.
-type text struct{ v atomic.Pointer[string] }
-
-func (t *text) set(v string) { t.v.Store(&v) }
-
-func (t *text) get() string {
-	if v := t.v.Load(); v != nil {
-		return *v
-	}
-	return ""
 }

@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/opencurve/curve-nbd/iscsi"
+	"github.com/opencurve/curve-nbd/iscsi/registry"
 )
 
 // nexusID is what makes two sessions the same I_T nexus (4.4.1): the later one
@@ -125,23 +125,11 @@ func (t *sessions) of(target string) []*session {
 	return all
 }
 
-// SessionInfo is a session as an operator sees it.
-type SessionInfo struct {
-	Initiator, Alias, Target string
-	Address                  string
-	TSIH                     uint16
-	ISID                     string
-	User                     string // by CHAP, "" without
-}
-
 // Sessions lists the sessions with a target, or with all for "".
-func (s *Server) Sessions(target string) []SessionInfo {
-	var infos []SessionInfo
-	for _, x := range s.sessions.of(strings.ToLower(target)) {
-		infos = append(infos, SessionInfo{
-			Initiator: x.initiator, Alias: x.alias.get(), Target: x.target, Address: remoteName(x.conn.nc),
-			TSIH: x.tsih, ISID: x.id.isid.String(), User: x.user,
-		})
+func (s *Server) Sessions(target string) []registry.SessionInfo {
+	var infos []registry.SessionInfo
+	for _, x := range s.sessions.of(target) {
+		infos = append(infos, registry.SessionInfo{Initiator: x.initiator, Address: remoteName(x.conn.nc), Since: x.since})
 	}
 	return infos
 }

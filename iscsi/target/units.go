@@ -33,7 +33,7 @@ type units struct {
 
 	mu      sync.Mutex // guards all below
 	open    map[unitKey]*unit
-	stores  map[unitKey]*scsi.MemoryStore
+	stores  map[unitKey]scsi.ReservationStore
 	changed chan struct{} // closed when a unit has opened or closed
 }
 
@@ -58,12 +58,12 @@ func (us *units) acquire(ctx context.Context, r registry.Unit) (*unit, error) {
 		if u == nil {
 			u = &unit{key: key, uses: 1}
 			if us.open == nil {
-				us.open, us.stores = make(map[unitKey]*unit), make(map[unitKey]*scsi.MemoryStore)
+				us.open, us.stores = make(map[unitKey]*unit), make(map[unitKey]scsi.ReservationStore)
 			}
 			us.open[key] = u
 			store := us.stores[key]
 			if store == nil {
-				store = scsi.NewMemoryStore()
+				store = us.server.reservations(key)
 				us.stores[key] = store
 			}
 			us.mu.Unlock()
@@ -162,7 +162,7 @@ func (s *Server) openVolume(ctx context.Context, r registry.Unit) (*gateway.Hand
 
 // identity is what a unit's names are made of.
 func (s *Server) identity(r registry.Unit) string {
-	return fmt.Sprintf("volume %d", r.ID)
+	return fmt.Sprintf("cluster %s volume %d", s.opts.Cluster, r.ID)
 }
 
 // lun is a unit as one session uses it.
