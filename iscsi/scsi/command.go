@@ -75,8 +75,9 @@ type Command struct {
 	flags backend.Flags
 	exact bool // the initiator must mean to send Transfer bytes, no more
 
-	abort atomic.Bool
-	epoch uint64 // of the nexus, when planned
+	abort     atomic.Bool
+	epoch     uint64 // of the nexus, when planned
+	attention Code   // that the answer tells
 
 	// The rest belongs to the execution.
 	next    step
@@ -108,6 +109,7 @@ func (c *Command) clear() {
 	c.Direction, c.Transfer = NoData, 0
 	c.Status, c.InLen, c.Aborted, c.senseBytes = Good, 0, false, 0
 	c.unit, c.op, c.lba, c.count, c.flags, c.exact = nil, nil, 0, 0, 0, false
+	c.attention = 0
 	c.next, c.inline, c.final = nil, false, false
 	c.scratch, c.cursor, c.tail = nil, 0, nil
 	if c.multi {

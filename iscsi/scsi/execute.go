@@ -43,6 +43,7 @@ func (u *Unit) plan(c *Command) *Sense {
 	n := c.Nexus
 	if !op.quiet {
 		if code, pending := n.attentions.take(); pending {
+			c.attention = code
 			return sense(UnitAttention, code)
 		}
 	}
@@ -227,7 +228,9 @@ func (u *Unit) finish(c *Command) {
 	}
 	// In this order: an abort that did not wait for this command finds it marked.
 	c.Nexus.leave(c.epoch)
-	c.Aborted = c.aborted()
+	if c.Aborted = c.aborted(); c.Aborted {
+		u.Unreported(c)
+	}
 }
 
 func (u *Unit) count(c *Command) {

@@ -147,6 +147,7 @@ func executeDefects(_ *Unit, c *Command) verdict {
 func executeRequestSense(u *Unit, c *Command) verdict {
 	s := &Sense{}
 	if code, pending := c.Nexus.attentions.take(); pending {
+		c.attention = code
 		s = sense(UnitAttention, code)
 	} else if t := notReady(AccessState(c.Nexus.state.Load())); t != nil {
 		s = t

@@ -115,7 +115,11 @@ func (u *Unit) adopt(next Reservations, by *Nexus) *sync.WaitGroup {
 		initiator, port = by.initiator, by.port.ID
 	}
 	var aborts sync.WaitGroup
-	var aborted []*Nexus
+	type ended struct {
+		nexus *Nexus
+		tell  Code
+	}
+	var aborted []ended
 	u.mu.Lock()
 	for _, notice := range u.persist.notices(&next, initiator, port) {
 		for _, n := range u.nexuses {
@@ -123,8 +127,8 @@ func (u *Unit) adopt(next Reservations, by *Nexus) *sync.WaitGroup {
 				continue
 			}
 			if notice.aborted {
-				n.attentions.add(CommandsCleared)
-				aborted = append(aborted, n)
+				aborted = append(aborted, ended{n, notice.code})
+				continue
 			}
 			n.attentions.add(notice.code)
 		}
@@ -132,9 +136,9 @@ func (u *Unit) adopt(next Reservations, by *Nexus) *sync.WaitGroup {
 	u.persist = next
 	u.refreshAccess()
 	u.mu.Unlock()
-	for _, n := range aborted {
+	for _, e := range aborted {
 		aborts.Add(1)
-		n.abortAll(aborts.Done)
+		e.nexus.abortAll(aborts.Done, CommandsCleared, e.tell)
 	}
 	return &aborts
 }

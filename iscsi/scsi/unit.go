@@ -107,6 +107,7 @@ func (u *Unit) Close() {
 // Attach makes a path to the unit known: a session of an initiator port at a
 // target port. It begins with a unit attention.
 func (u *Unit) Attach(initiator string, port Port) *Nexus {
+	u.blocks() // a capacity that is new to the others is none to this one
 	n := &Nexus{unit: u, initiator: initiator, port: port}
 	n.attentions.add(PowerOnReset)
 	u.mu.Lock()
@@ -197,5 +198,4 @@ func (u *Unit) resetLocked() {
 	u.writeThrough.Store(false)
 	u.softProtect.Store(false)
 	u.refreshAccess()
-	u.notifyLocked(nil, DeviceReset)
 }
