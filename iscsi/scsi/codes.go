@@ -41,6 +41,7 @@ const (
 	opServiceActionIn16  = 0x9e
 	opReportLUNs         = 0xa0
 	opMaintenanceIn      = 0xa3
+	opMaintenanceOut     = 0xa4
 	opRead12             = 0xa8
 	opWrite12            = 0xaa
 	opWriteVerify12      = 0xae
@@ -54,6 +55,7 @@ const (
 	saGetLBAStatus      = 0x12
 	saReportPortGroups  = 0x0a
 	saReportOpcodes     = 0x0c
+	saSetPortGroups     = 0x0a
 	saReportTaskFuncs   = 0x0d
 	saReadKeys          = 0x00
 	saReadReservation   = 0x01
@@ -114,6 +116,7 @@ const (
 	InvalidOpcode           Code = 0x2000
 	LBAOutOfRange           Code = 0x2100
 	InvalidFieldInCDB       Code = 0x2400
+	UnitNotSupported        Code = 0x2500
 	InvalidFieldInParameter Code = 0x2600
 	InvalidRelease          Code = 0x2604
 	WriteProtected          Code = 0x2700
@@ -133,4 +136,5 @@ const (
 	LUNsChanged             Code = 0x3f0e
 	InternalTargetFailure   Code = 0x4400
 	OutOfRegistrations      Code = 0x5504
+	SetGroupsFailed         Code = 0x670a
 )

@@ -90,6 +90,7 @@ type Command struct {
 	parts   []volume.Request // instead of request, when multi is set
 	multi   bool
 	pending atomic.Int32
+	mount   *mount // what it has entered
 	hold    hold
 	tally   gateway.Tally
 }
@@ -111,7 +112,7 @@ func (c *Command) clear() {
 	c.unit, c.op, c.lba, c.count, c.flags, c.exact = nil, nil, 0, 0, 0, false
 	c.attention = 0
 	c.next, c.inline, c.final = nil, false, false
-	c.scratch, c.cursor, c.tail = nil, 0, nil
+	c.scratch, c.cursor, c.tail, c.mount = nil, 0, nil, nil
 	if c.multi {
 		for i := range c.parts {
 			c.parts[i].Reset()

@@ -31,9 +31,15 @@ func (u *Unit) Plan(c *Command) bool {
 }
 
 func (u *Unit) plan(c *Command) *Sense {
+	if u.absent {
+		return u.planAbsent(c)
+	}
 	op, s := find(c.CDB)
 	if s != nil {
 		return s
+	}
+	if !u.offers(op) {
+		return badCDB(1, 4)
 	}
 	c.op = op
 	if s := op.load(c); s != nil {
@@ -80,6 +86,11 @@ func (u *Unit) Execute(c *Command) bool {
 		c.Aborted = true
 		return true
 	}
+	if c.op.ready && !u.mounted(c) {
+		c.fail(standby())
+		u.finish(c)
+		return true
+	}
 	if c.Direction == DataOut && lengthOf(c.Out) < c.Transfer {
 		c.fail(sense(IllegalRequest, InvalidFieldInIU))
 		u.finish(c)
@@ -124,6 +135,11 @@ func (u *Unit) run(c *Command) bool {
 		case wait:
 			return false
 		}
+		if c.mount.gone.Load() {
+			c.fail(standby())
+			u.finish(c)
+			return true
+		}
 		if !u.issue(c) {
 			return false
 		}
@@ -144,14 +160,14 @@ func (u *Unit) resume(c *Command) { u.worker.push(c) }
 // else the last one resumes the command.
 func (u *Unit) issue(c *Command) bool {
 	if !c.multi {
-		if c.inline && u.medium.Try(&c.request) {
+		if c.inline && c.mount.Try(&c.request) {
 			return true
 		}
 		inline := c.inline
 		c.inline = false
 		c.pending.Store(2)
 		c.request.Done = c
-		u.medium.Submit(&c.request)
+		c.mount.Submit(&c.request)
 		if c.pending.Add(-1) != 0 {
 			return false
 		}
@@ -162,12 +178,12 @@ func (u *Unit) issue(c *Command) bool {
 	inline := c.inline
 	for i := range c.parts {
 		r := &c.parts[i]
-		if inline && u.medium.Try(r) {
+		if inline && c.mount.Try(r) {
 			continue
 		}
 		c.pending.Add(1)
 		r.Done = c
-		u.medium.Submit(r)
+		c.mount.Submit(r)
 	}
 	// Once the count is dropped, the command may be somebody else's.
 	c.inline = false
@@ -190,13 +206,13 @@ func (c *Command) RequestDone(*volume.Request) {
 func (c *Command) outcome() *Sense {
 	if !c.multi {
 		if c.request.Err != nil {
-			return senseOf(c.request.Op, c.request.Err)
+			return c.failure(c.request.Op, c.request.Err)
 		}
 		return nil
 	}
 	for i := range c.parts {
 		if r := &c.parts[i]; r.Err != nil {
-			return senseOf(r.Op, r.Err)
+			return c.failure(r.Op, r.Err)
 		}
 	}
 	return nil
@@ -223,8 +239,12 @@ func (u *Unit) finish(c *Command) {
 	if c.scratch != nil {
 		u.scratch.release(c, u.resume)
 	}
-	if c.op.kind != 0 {
-		u.count(c)
+	if c.mount != nil {
+		if c.op.kind != 0 {
+			u.count(c)
+		}
+		c.mount.leave()
+		c.mount = nil
 	}
 	// In this order: an abort that did not wait for this command finds it marked.
 	c.Nexus.leave(c.epoch)
@@ -239,7 +259,7 @@ func (u *Unit) count(c *Command) {
 		err = errFailed
 	}
 	c.tally.Add(c.op.kind, int64(c.count)*u.blockSize, err)
-	u.medium.Count(&c.tally)
+	c.mount.Count(&c.tally)
 }
 
 // withScratch is the step next with scratch memory.

@@ -33,6 +33,9 @@ func executeInquiry(u *Unit, c *Command) verdict {
 	if c.cdb[1]&1 == 0 {
 		return c.reply(u.inquiry())
 	}
+	if u.absent {
+		return c.fail(badCDB(2, noBit))
+	}
 	page, ok := u.vitalPage(c.Nexus, c.cdb[2])
 	if !ok {
 		return c.fail(badCDB(2, noBit))
@@ -44,13 +47,19 @@ func executeInquiry(u *Unit, c *Command) verdict {
 // inquiry is the standard INQUIRY data.
 func (u *Unit) inquiry() []byte {
 	b := make([]byte, 96)
+	if u.absent {
+		b[0] = absentType
+	}
 	b[2] = 6        // SPC-4
 	b[3] = 0x10 | 2 // HISUP, response data format
 	b[4] = 96 - 5   // additional length
 	b[7] = 0x02     // CMDQUE
 	groups := u.allGroups()
 	if len(groups) > 0 {
-		b[5] = 0x10 // TPGS: implicit changes only
+		b[5] = 0x10 // TPGS: implicit changes
+		if u.promote != nil {
+			b[5] = 0x30 // and explicit ones
+		}
 		if portsOf(groups) > 1 {
 			b[6] = 0x10 // MULTIP
 		}
@@ -146,7 +155,9 @@ func executeDefects(_ *Unit, c *Command) verdict {
 
 func executeRequestSense(u *Unit, c *Command) verdict {
 	s := &Sense{}
-	if code, pending := c.Nexus.attentions.take(); pending {
+	if u.absent {
+		s = notSupported()
+	} else if code, pending := c.Nexus.attentions.take(); pending {
 		c.attention = code
 		s = sense(UnitAttention, code)
 	} else if t := notReady(AccessState(c.Nexus.state.Load())); t != nil {

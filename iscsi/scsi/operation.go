@@ -28,6 +28,8 @@ type operation struct {
 	ready    bool // needs an active path
 	lock     lockMode
 	seconds  uint32 // to allow for it
+	// offered says whether the unit has the operation; nil for all that have it.
+	offered func(*Unit) bool
 
 	// decode sets Direction, Transfer and what execute needs.
 	decode  func(u *Unit, c *Command, blocks uint64) *Sense

@@ -12,6 +12,17 @@ func (u *Unit) snapshot() Reservations {
 	return u.persist
 }
 
+// upToDate loads the state before it is told: an initiator with paths to several
+// gateways reads at one what it ordered at another.
+func upToDate(answer step) step {
+	return func(u *Unit, c *Command) verdict {
+		if _, err := u.reload(u.ctx); err != nil {
+			return c.fail(sense(AbortedCommand, InternalTargetFailure))
+		}
+		return answer(u, c)
+	}
+}
+
 // answerPersist answers with the generation, a length, and data.
 func answerPersist(c *Command, r *Reservations, data []byte) verdict {
 	b := binary.BigEndian.AppendUint32(nil, r.Generation)

@@ -115,9 +115,9 @@ func senseOf(op backend.OpKind, err error) *Sense {
 	case errors.Is(err, backend.ErrNoSpace):
 		return sense(DataProtect, SpaceAllocationFailed)
 	case errors.Is(err, backend.ErrStaleEpoch):
-		// The volume belongs to another gateway: this path is dead for good, and
-		// an initiator with another path must take that.
-		return sense(NotReady, NotReadyUnavailable)
+		// The volume belongs to another gateway. An initiator with a path there
+		// must take that; with 04h/0Ch it would give this one up for good.
+		return standby()
 	case errors.Is(err, backend.ErrClosed), errors.Is(err, context.Canceled):
 		return sense(NotReady, NotReadyTransition)
 	case errors.Is(err, backend.ErrInvalid), errors.Is(err, backend.ErrNotSupported):

@@ -53,7 +53,7 @@ func synchronizes(name string, code byte, size int) operation {
 
 // simple operations have no span.
 func simple(name string, code byte, action, size int, mask [16]byte, o operation) operation {
-	o.name, o.code, o.action, o.size, o.mask, o.seconds = name, code, action, size, mask, quick
+	o.name, o.code, o.action, o.size, o.mask, o.seconds = name, code, action, size, mask, max(o.seconds, quick)
 	if action != noAction {
 		o.mask[1] |= 0x1f
 	}
@@ -62,7 +62,7 @@ func simple(name string, code byte, action, size int, mask [16]byte, o operation
 
 func persistIn(name string, action int, answer step) operation {
 	return simple(name, opPersistentIn, action, 10, bitsAt(7, 0xff, 8, 0xff),
-		operation{access: accessPersist, decode: decodeAllocation16(7), execute: answer})
+		operation{access: accessPersist, decode: decodeAllocation16(7), execute: apart(upToDate(answer))})
 }
 
 func persistOut(name string, action int) operation {
@@ -155,6 +155,10 @@ var table = []operation{
 		operation{access: accessRegistered, execute: executeReportOpcodes}),
 	maintenanceIn("REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", saReportTaskFuncs, bitsAt(2, 0x80),
 		operation{access: accessRegistered, execute: executeReportTaskFunctions}),
+
+	simple("SET TARGET PORT GROUPS", opMaintenanceOut, saSetPortGroups, 12, bitsAt(6, 0xff, 7, 0xff, 8, 0xff, 9, 0xff),
+		operation{access: accessRegistered, seconds: waitIO, offered: func(u *Unit) bool { return u.promote != nil },
+			decode: decodeSetGroups, execute: apart(executeSetGroups)}),
 
 	persistIn("PERSISTENT RESERVE IN: READ KEYS", saReadKeys, executeReadKeys),
 	persistIn("PERSISTENT RESERVE IN: READ RESERVATION", saReadReservation, executeReadReservation),
