@@ -23,6 +23,7 @@ const (
 	opReadDefectData10   = 0x37
 	opWriteSame10        = 0x41
 	opUnmap              = 0x42
+	opSanitize           = 0x48
 	opModeSelect10       = 0x55
 	opReserve10          = 0x56
 	opRelease10          = 0x57
@@ -57,6 +58,9 @@ const (
 	saReportOpcodes     = 0x0c
 	saSetPortGroups     = 0x0a
 	saReportTaskFuncs   = 0x0d
+	saOverwrite         = 0x01
+	saBlockErase        = 0x02
+	saExitFailure       = 0x1f
 	saReadKeys          = 0x00
 	saReadReservation   = 0x01
 	saReportCapability  = 0x02
@@ -108,6 +112,7 @@ const (
 	NotReadyStandby         Code = 0x040b
 	NotReadyUnavailable     Code = 0x040c
 	NotReadyTransition      Code = 0x040a
+	NotReadySanitize        Code = 0x041b
 	WriteError              Code = 0x0c00
 	InvalidFieldInIU        Code = 0x0e03
 	UnrecoveredReadError    Code = 0x1100
@@ -132,6 +137,7 @@ const (
 	AccessStateChanged      Code = 0x2a06
 	CapacityChanged         Code = 0x2a09
 	CommandsCleared         Code = 0x2f00
+	SanitizeFailed          Code = 0x3103
 	SavingNotSupported      Code = 0x3900
 	LUNsChanged             Code = 0x3f0e
 	InternalTargetFailure   Code = 0x4400

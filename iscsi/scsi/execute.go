@@ -66,6 +66,11 @@ func (u *Unit) plan(c *Command) *Sense {
 			return s
 		}
 	}
+	if u.sanitize.is() != sanitizeNone {
+		if s := u.sanitized(op); s != nil {
+			return s
+		}
+	}
 	if op.decode != nil {
 		if s := op.decode(u, c, blocks); s != nil {
 			return s
@@ -135,8 +140,8 @@ func (u *Unit) run(c *Command) bool {
 		case wait:
 			return false
 		}
-		if c.mount.gone.Load() {
-			c.fail(standby())
+		if s := u.stopped(c); s != nil {
+			c.fail(s)
 			u.finish(c)
 			return true
 		}
@@ -144,6 +149,17 @@ func (u *Unit) run(c *Command) bool {
 			return false
 		}
 	}
+}
+
+// stopped says why a command that was let in must not touch the medium now.
+func (u *Unit) stopped(c *Command) *Sense {
+	switch {
+	case c.mount.gone.Load():
+		return standby()
+	case u.sanitize.is() != sanitizeNone:
+		return u.sanitized(c.op)
+	}
+	return nil
 }
 
 // resumed carries on with a command away from Execute.
@@ -278,11 +294,16 @@ func apart(work step) step {
 	return func(u *Unit, c *Command) verdict {
 		c.inline = false
 		u.background.Go(func() {
-			completer := c.Done
 			work(u, c)
-			u.finish(c)
-			completer.CommandDone(c)
+			u.complete(c)
 		})
 		return wait
 	}
+}
+
+// complete ends a command away from Execute.
+func (u *Unit) complete(c *Command) {
+	completer := c.Done
+	u.finish(c)
+	completer.CommandDone(c)
 }

@@ -91,7 +91,8 @@ func (u *Unit) vitalPage(n *Nexus, page byte) ([]byte, bool) {
 		return u.limitsPage(), true
 	case vpdCharacteristics:
 		b := make([]byte, 60)
-		b[1] = 1 // does not rotate
+		b[1] = 1    // does not rotate
+		b[3] = 0x40 // WABEREQ: what SANITIZE has erased can be read
 		return b, true
 	case vpdProvisioning:
 		const unmapAndSame, zeros, thin = 0xe0, 0x04, 2
@@ -161,6 +162,8 @@ func executeRequestSense(u *Unit, c *Command) verdict {
 		c.attention = code
 		s = sense(UnitAttention, code)
 	} else if t := notReady(AccessState(c.Nexus.state.Load())); t != nil {
+		s = t
+	} else if t := u.sanitize.sense(); t != nil {
 		s = t
 	}
 	var b [maxSense]byte

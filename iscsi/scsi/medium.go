@@ -129,6 +129,7 @@ func (u *Unit) changeState() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.refreshAccess()
+	u.recallSanitize()
 	u.notifyLocked(nil, AccessStateChanged)
 }
 

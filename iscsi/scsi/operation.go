@@ -26,6 +26,7 @@ type operation struct {
 	accessOf func(*Command) accessClass
 	quiet    bool // does not report unit attentions
 	ready    bool // needs an active path
+	calm     bool // serves a unit that is being sanitized, as quiet ones do
 	lock     lockMode
 	seconds  uint32 // to allow for it
 	// offered says whether the unit has the operation; nil for all that have it.

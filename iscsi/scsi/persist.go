@@ -132,7 +132,7 @@ func executePersistOut(u *Unit, c *Command) verdict {
 func (u *Unit) settle(o *order, by *Nexus) (*refusal, *sync.WaitGroup, error) {
 	u.prOrder.Lock()
 	defer u.prOrder.Unlock()
-	next, no, err := u.carryOut(o)
+	next, no, err := u.carryOut(func(r Reservations) (Reservations, *refusal) { return r.apply(o) })
 	if err != nil {
 		return nil, nil, err
 	}

@@ -63,8 +63,8 @@ func load(ctx context.Context, s ReservationStore) (Reservations, error) {
 // maxSwaps bounds how often an order is tried against others' orders.
 const maxSwaps = 100
 
-// carryOut applies an order to the stored state. With u.prOrder held.
-func (u *Unit) carryOut(o *order) (next Reservations, no *refusal, err error) {
+// carryOut changes the stored state. With u.prOrder held.
+func (u *Unit) carryOut(apply func(Reservations) (Reservations, *refusal)) (next Reservations, no *refusal, err error) {
 	for range maxSwaps {
 		b, version, err := u.reservations.Load(u.ctx)
 		if err != nil {
@@ -74,7 +74,7 @@ func (u *Unit) carryOut(o *order) (next Reservations, no *refusal, err error) {
 		if err != nil {
 			return next, nil, err
 		}
-		if next, no = now.apply(o); no != nil {
+		if next, no = apply(now); no != nil {
 			return now, no, nil
 		}
 		err = u.reservations.Swap(u.ctx, version, next.Encode())
@@ -135,6 +135,7 @@ func (u *Unit) adopt(next Reservations, by *Nexus) *sync.WaitGroup {
 	}
 	u.persist = next
 	u.refreshAccess()
+	u.recallSanitize()
 	u.mu.Unlock()
 	for _, e := range aborted {
 		aborts.Add(1)

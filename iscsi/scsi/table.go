@@ -14,6 +14,7 @@ const (
 	quick  = 10
 	waitIO = 60
 	long   = 300
+	day    = 24 * 60 * 60
 )
 
 func rw(name string, code byte, size int, o operation) operation {
@@ -70,11 +71,17 @@ func persistOut(name string, action int) operation {
 		operation{access: accessPersist, decode: decodePersistOut, execute: apart(executePersistOut)})
 }
 
+func sanitizes(name string, action int, flags byte, decode decoder, execute step) operation {
+	return simple(name, opSanitize, action, 10, bitsAt(1, sanitizeImmediate|flags, 7, 0xff, 8, 0xff),
+		operation{refuse: bitsAt(1, sanitizeZoned, 2, 0xff, 3, 0xff, 4, 0xff, 5, 0xff, 6, 0xff), access: accessWrite, ready: true,
+			seconds: day, decode: decode, execute: execute})
+}
+
 func maintenanceIn(name string, action int, mask [16]byte, o operation) operation {
 	for i := 6; i < 10; i++ {
 		mask[i] = 0xff
 	}
-	o.decode = decodeAllocation32(6)
+	o.decode, o.calm = decodeAllocation32(6), true
 	return simple(name, opMaintenanceIn, action, 12, mask, o)
 }
 
@@ -135,6 +142,10 @@ var table = []operation{
 		access: accessWrite, lock: lockShared, decode: decodeWriteSame, execute: executeWriteSame}),
 	rw("UNMAP", opUnmap, 10, operation{mask: bitsAt(7, 0xff, 8, 0xff), refuse: bitsAt(1, 1), kind: backend.OpTrim,
 		access: accessWrite, decode: decodeUnmap, execute: executeUnmap}),
+
+	sanitizes("SANITIZE: OVERWRITE", saOverwrite, sanitizeExit, decodeOverwrite, executeOverwrite),
+	sanitizes("SANITIZE: BLOCK ERASE", saBlockErase, sanitizeExit, decodeErase, executeErase),
+	sanitizes("SANITIZE: EXIT FAILURE MODE", saExitFailure, 0, decodeErase, apart(executeExitFailure)),
 
 	simple("READ CAPACITY(10)", opReadCapacity10, noAction, 10, bitsAt(), operation{ready: true,
 		decode: decodeReadCapacity10, execute: executeReadCapacity10}),

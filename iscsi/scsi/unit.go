@@ -32,6 +32,9 @@ type Options struct {
 	// Promote, where it is set, is what SET TARGET PORT GROUPS asks for: get the
 	// volume and Activate the unit with it. It may wait, until ctx ends.
 	Promote func(ctx context.Context) error
+	// SanitizeRate bounds what SANITIZE overwrites in a second, in bytes; 0 for
+	// 128 MiB.
+	SanitizeRate int64
 	// Lost is called once for a medium whose volume turns out to be another
 	// gateway's, which is what Deactivate is for. It must not block, nor call the
 	// unit.
@@ -53,9 +56,10 @@ type Unit struct {
 	blockSize int64
 	size      atomic.Int64 // as last seen
 
-	worker  *worker
-	scratch scratchRoom
-	ranges  rangeLock
+	worker   *worker
+	sanitize sanitizer
+	scratch  scratchRoom
+	ranges   rangeLock
 
 	ctx        context.Context // ends waits for metadata
 	cancel     context.CancelFunc
@@ -112,6 +116,10 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 		return nil, err
 	}
 	u.persist = state
+	u.recallSanitize()
+	if u.sanitize.rate = o.SanitizeRate; u.sanitize.rate <= 0 {
+		u.sanitize.rate = defaultSanitizeRate
+	}
 	u.ctx, u.cancel = context.WithCancel(context.Background())
 	u.worker = startWorker(u.resumed)
 	return u, nil
