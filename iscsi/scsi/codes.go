@@ -30,6 +30,8 @@ const (
 	opModeSense10        = 0x5a
 	opPersistentIn       = 0x5e
 	opPersistentOut      = 0x5f
+	opExtendedCopy       = 0x83
+	opReceiveCopy        = 0x84
 	opRead16             = 0x88
 	opCompareAndWrite    = 0x89
 	opWrite16            = 0x8a
@@ -61,6 +63,9 @@ const (
 	saOverwrite         = 0x01
 	saBlockErase        = 0x02
 	saExitFailure       = 0x1f
+	saCopyList1         = 0x00
+	saCopyStatus        = 0x00
+	saCopyParameters    = 0x03
 	saReadKeys          = 0x00
 	saReadReservation   = 0x01
 	saReportCapability  = 0x02
@@ -99,6 +104,7 @@ const (
 	IllegalRequest Key = 0x5
 	UnitAttention  Key = 0x6
 	DataProtect    Key = 0x7
+	CopyAborted    Key = 0xa
 	AbortedCommand Key = 0xb
 	Miscompare     Key = 0xe
 )
@@ -109,11 +115,14 @@ type Code uint16
 // Additional sense codes.
 const (
 	NoAdditionalSense       Code = 0x0000
+	OperationInProgress     Code = 0x0016
 	NotReadyStandby         Code = 0x040b
 	NotReadyUnavailable     Code = 0x040c
 	NotReadyTransition      Code = 0x040a
 	NotReadySanitize        Code = 0x041b
+	UnreachableCopyUnit     Code = 0x0804
 	WriteError              Code = 0x0c00
+	CopyUnitUnreachable     Code = 0x0d02
 	InvalidFieldInIU        Code = 0x0e03
 	UnrecoveredReadError    Code = 0x1100
 	ParameterListLength     Code = 0x1a00
@@ -124,6 +133,11 @@ const (
 	UnitNotSupported        Code = 0x2500
 	InvalidFieldInParameter Code = 0x2600
 	InvalidRelease          Code = 0x2604
+	TooManyCopyUnits        Code = 0x2606
+	UnsupportedCopyUnit     Code = 0x2607
+	TooManySegments         Code = 0x2608
+	UnsupportedSegment      Code = 0x2609
+	InlineDataLength        Code = 0x260b
 	WriteProtected          Code = 0x2700
 	SoftwareWriteProtected  Code = 0x2702
 	SpaceAllocationFailed   Code = 0x2707

@@ -91,8 +91,12 @@ type Command struct {
 	multi   bool
 	pending atomic.Int32
 	mount   *mount // what it has entered
-	hold    hold
-	tally   gateway.Tally
+	copying *copying
+	room    *scratchRoom // that scratch is from
+	// unlocked: it needs no lock, though others of its operation do.
+	unlocked bool
+	hold     hold
+	tally    gateway.Tally
 }
 
 // Reset prepares the command for another use. It keeps memory that is worth it.
@@ -119,7 +123,7 @@ func (c *Command) clear() {
 		}
 		c.multi = false
 	}
-	c.hold = hold{}
+	c.hold, c.copying, c.unlocked = hold{}, nil, false
 }
 
 // Sense is the sense data of a command that ended with CheckCondition.

@@ -103,7 +103,7 @@ func (u *Unit) Execute(c *Command) bool {
 	}
 	c.inline = true
 	c.next = c.op.execute
-	if c.op.lock != lockNone && c.count > 0 && !u.lock(c, c.lba, c.lba+c.count, c.op.lock == lockExclusive) {
+	if c.op.lock != lockNone && !c.unlocked && c.count > 0 && !u.lock(c, c.lba, c.lba+c.count, c.op.lock == lockExclusive) {
 		return false
 	}
 	return u.run(c)
@@ -126,7 +126,7 @@ func (u *Unit) run(c *Command) bool {
 	for requests := 0; ; requests++ {
 		if requests == maxTurn {
 			c.inline = false
-			u.resume(c)
+			c.resume()
 			return false
 		}
 		if c.aborted() {
@@ -140,7 +140,7 @@ func (u *Unit) run(c *Command) bool {
 		case wait:
 			return false
 		}
-		if s := u.stopped(c); s != nil {
+		if s := c.stopped(); s != nil {
 			c.fail(s)
 			u.finish(c)
 			return true
@@ -152,12 +152,12 @@ func (u *Unit) run(c *Command) bool {
 }
 
 // stopped says why a command that was let in must not touch the medium now.
-func (u *Unit) stopped(c *Command) *Sense {
+func (c *Command) stopped() *Sense {
 	switch {
 	case c.mount.gone.Load():
 		return standby()
-	case u.sanitize.is() != sanitizeNone:
-		return u.sanitized(c.op)
+	case c.mount.unit.sanitize.is() != sanitizeNone:
+		return c.mount.unit.sanitized(c.op)
 	}
 	return nil
 }
@@ -170,7 +170,8 @@ func (u *Unit) resumed(c *Command) {
 	}
 }
 
-func (u *Unit) resume(c *Command) { u.worker.push(c) }
+// resume has the command's next step taken, on the worker of its unit.
+func (c *Command) resume() { c.unit.worker.push(c) }
 
 // issue runs the command's requests. It returns true when they are complete;
 // else the last one resumes the command.
@@ -215,7 +216,7 @@ func (c *Command) RequestDone(*volume.Request) {
 		c.unit.resumed(c)
 		return
 	}
-	c.unit.resume(c)
+	c.resume()
 }
 
 // outcome maps the errors of the requests just run.
@@ -250,10 +251,14 @@ func (c *Command) want(op backend.OpKind, off, length int64, data []byte, next s
 // finish gives everything back that the command holds.
 func (u *Unit) finish(c *Command) {
 	if c.hold.held {
-		u.ranges.release(&c.hold, u.resume)
+		c.hold.release()
 	}
 	if c.scratch != nil {
-		u.scratch.release(c, u.resume)
+		c.room.release(c)
+	}
+	if c.copying != nil {
+		c.copying.leave(c)
+		c.copying = nil
 	}
 	if c.mount != nil {
 		if c.op.kind != 0 {
@@ -278,11 +283,20 @@ func (u *Unit) count(c *Command) {
 	c.mount.Count(&c.tally)
 }
 
-// withScratch is the step next with scratch memory.
+// withScratch is the step next with scratch memory; withBulk the same for what
+// may take long.
 func withScratch(next step) step {
+	return withRoom(next, func(u *Unit) *scratchRoom { return &u.scratch })
+}
+
+func withBulk(next step) step {
+	return withRoom(next, func(u *Unit) *scratchRoom { return &u.bulk })
+}
+
+func withRoom(next step, of func(*Unit) *scratchRoom) step {
 	return func(u *Unit, c *Command) verdict {
 		c.next = next
-		if c.scratch == nil && !u.scratch.take(c) {
+		if c.scratch == nil && !of(u).take(c) {
 			return wait
 		}
 		return next(u, c)

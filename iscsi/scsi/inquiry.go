@@ -64,6 +64,7 @@ func (u *Unit) inquiry() []byte {
 			b[6] = 0x10 // MULTIP
 		}
 	}
+	b[5] |= 0x08 // 3PC: EXTENDED COPY
 	copy(b[8:], fixed(vendor, 8))
 	copy(b[16:], fixed(product, 16))
 	copy(b[32:], fixed(revision, 4))

@@ -24,6 +24,7 @@ type Medium interface {
 // mount is a medium for as long as the unit has it.
 type mount struct {
 	Medium
+	unit *Unit
 	// gone: the unit has lost the medium. What is under way on it ends.
 	gone atomic.Bool
 	// users are the commands on it, and one for the unit itself.
@@ -33,8 +34,8 @@ type mount struct {
 	stale atomic.Bool // that another gateway has the volume was told
 }
 
-func newMount(m Medium) *mount {
-	mounted := &mount{Medium: m}
+func newMount(u *Unit, m Medium) *mount {
+	mounted := &mount{Medium: m, unit: u}
 	mounted.users.Store(1)
 	return mounted
 }
@@ -71,14 +72,18 @@ func standby() *Sense { return sense(NotReady, NotReadyStandby) }
 // failure maps the error of a request. What the loss of the medium has failed is
 // no fault of the medium.
 func (c *Command) failure(op backend.OpKind, err error) *Sense {
-	m := c.mount
-	if errors.Is(err, backend.ErrStaleEpoch) && m.stale.CompareAndSwap(false, true) && c.unit.lost != nil {
-		c.unit.lost()
-	}
-	if m.gone.Load() {
+	c.mount.failed(err)
+	if c.mount.gone.Load() {
 		return standby()
 	}
 	return senseOf(op, err)
+}
+
+// failed tells once that another gateway has the volume, if err says so.
+func (m *mount) failed(err error) {
+	if errors.Is(err, backend.ErrStaleEpoch) && m.stale.CompareAndSwap(false, true) && m.unit.lost != nil {
+		m.unit.lost()
+	}
 }
 
 // Activate gives a unit without medium one: from then on it is in the state that
@@ -95,7 +100,7 @@ func (u *Unit) Activate(ctx context.Context, m Medium) error {
 	if err != nil {
 		return err
 	}
-	mounted := newMount(m)
+	mounted := newMount(u, m)
 	if !u.mount.CompareAndSwap(nil, mounted) {
 		return fmt.Errorf("%w: the unit has a medium", backend.ErrBusy)
 	}

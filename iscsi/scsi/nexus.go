@@ -30,6 +30,7 @@ type Nexus struct {
 	state atomic.Uint32
 
 	attentions attentions
+	copies     copies
 
 	// epoch counts the times that all commands were aborted; running the
 	// commands being executed, by the low bit of the epoch they belong to.

@@ -59,6 +59,7 @@ func (u *Unit) runSanitize(c *Command, what sanitation) {
 	if err == nil {
 		err = u.markSanitize(sanitizeNone)
 	}
+	s.mount.failed(err)
 	gone := s.mount.gone.Load()
 	u.endSanitize()
 	s.mount.leave()

@@ -71,6 +71,11 @@ func persistOut(name string, action int) operation {
 		operation{access: accessPersist, decode: decodePersistOut, execute: apart(executePersistOut)})
 }
 
+func receives(name string, action int, answer step) operation {
+	return simple(name, opReceiveCopy, action, 16, bitsAt(2, 0xff, 10, 0xff, 11, 0xff, 12, 0xff, 13, 0xff),
+		operation{access: accessRegistered, decode: decodeAllocation32(10), execute: answer})
+}
+
 func sanitizes(name string, action int, flags byte, decode decoder, execute step) operation {
 	return simple(name, opSanitize, action, 10, bitsAt(1, sanitizeImmediate|flags, 7, 0xff, 8, 0xff),
 		operation{refuse: bitsAt(1, sanitizeZoned, 2, 0xff, 3, 0xff, 4, 0xff, 5, 0xff, 6, 0xff), access: accessWrite, ready: true,
@@ -146,6 +151,11 @@ var table = []operation{
 	sanitizes("SANITIZE: OVERWRITE", saOverwrite, sanitizeExit, decodeOverwrite, executeOverwrite),
 	sanitizes("SANITIZE: BLOCK ERASE", saBlockErase, sanitizeExit, decodeErase, executeErase),
 	sanitizes("SANITIZE: EXIT FAILURE MODE", saExitFailure, 0, decodeErase, apart(executeExitFailure)),
+
+	simple("EXTENDED COPY(LID1)", opExtendedCopy, saCopyList1, 16, bitsAt(10, 0xff, 11, 0xff, 12, 0xff, 13, 0xff),
+		operation{access: accessWrite, ready: true, seconds: long, decode: decodeExtendedCopy, execute: executeExtendedCopy}),
+	receives("RECEIVE COPY STATUS(LID1)", saCopyStatus, executeCopyStatus),
+	receives("RECEIVE COPY OPERATING PARAMETERS", saCopyParameters, executeCopyParameters),
 
 	simple("READ CAPACITY(10)", opReadCapacity10, noAction, 10, bitsAt(), operation{ready: true,
 		decode: decodeReadCapacity10, execute: executeReadCapacity10}),

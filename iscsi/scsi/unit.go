@@ -25,6 +25,9 @@ type Options struct {
 	// LUNs lists the logical units that a nexus may see, as 8-byte LUNs; nil for
 	// LUN 0 alone.
 	LUNs func(*Nexus) []uint64
+	// Peers are the other units of the target that a nexus of this one sees, for
+	// EXTENDED COPY; nil for none.
+	Peers func(*Nexus) []*Unit
 	// Groups are the target port groups; nil for none, then the unit does not
 	// speak of access states. While the unit has no medium, the group that a
 	// command comes through is in standby, if it would be active here.
@@ -49,6 +52,7 @@ type Unit struct {
 	mount     atomic.Pointer[mount] // nil while there is no medium
 	names     names
 	luns      func(*Nexus) []uint64
+	peers     func(*Nexus) []*Unit
 	promote   func(context.Context) error
 	lost      func()
 	protected bool
@@ -58,8 +62,9 @@ type Unit struct {
 
 	worker   *worker
 	sanitize sanitizer
-	scratch  scratchRoom
-	ranges   rangeLock
+	// scratch is for commands that others may wait for, bulk for long ones.
+	scratch, bulk scratchRoom
+	ranges        rangeLock
 
 	ctx        context.Context // ends waits for metadata
 	cancel     context.CancelFunc
@@ -94,6 +99,7 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 	u := &Unit{
 		names:        namesOf(o.Identity),
 		luns:         o.LUNs,
+		peers:        o.Peers,
 		promote:      o.Promote,
 		lost:         o.Lost,
 		protected:    o.ReadOnly,
@@ -103,7 +109,7 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 	}
 	u.size.Store(o.Size)
 	if o.Medium != nil {
-		u.mount.Store(newMount(o.Medium))
+		u.mount.Store(newMount(u, o.Medium))
 	}
 	if u.luns == nil {
 		u.luns = func(*Nexus) []uint64 { return []uint64{0} }
