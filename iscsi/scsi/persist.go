@@ -119,11 +119,18 @@ func executePersistOut(u *Unit, c *Command) verdict {
 		return c.fail(sense(AbortedCommand, InternalTargetFailure))
 	case no != nil && no.conflict:
 		c.Status = ReservationConflict
+		return done
 	case no != nil:
 		return c.fail(no.sense)
-	case o.action == saPreemptAndAbort:
-		// Not with prOrder held: what is waited for may wait for that.
+	}
+	// Not with prOrder held: what is waited for may wait for that.
+	if o.action == saPreemptAndAbort {
 		aborts.Wait()
+	}
+	if u.announce != nil {
+		if err := u.announce(u.ctx); err != nil {
+			return c.fail(sense(AbortedCommand, InternalTargetFailure))
+		}
 	}
 	return done
 }

@@ -32,6 +32,12 @@ type Options struct {
 	// speak of access states. While the unit has no medium, the group that a
 	// command comes through is in standby, if it would be active here.
 	Groups []PortGroup
+	// Announce, where it is set, is called after an order to the reservations was
+	// stored and before the initiator is told so. It returns once every other
+	// gateway that may write has done Refresh, or cannot write any more: an
+	// initiator that has fenced another off relies on that. It may wait, until
+	// ctx ends; after an error the order stands, but does not end with GOOD.
+	Announce func(ctx context.Context) error
 	// Promote, where it is set, is what SET TARGET PORT GROUPS asks for: get the
 	// volume and Activate the unit with it. It may wait, until ctx ends.
 	Promote func(ctx context.Context) error
@@ -54,6 +60,7 @@ type Unit struct {
 	luns      func(*Nexus) []uint64
 	peers     func(*Nexus) []*Unit
 	promote   func(context.Context) error
+	announce  func(context.Context) error
 	lost      func()
 	protected bool
 	absent    bool // NewAbsent
@@ -101,6 +108,7 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 		luns:         o.LUNs,
 		peers:        o.Peers,
 		promote:      o.Promote,
+		announce:     o.Announce,
 		lost:         o.Lost,
 		protected:    o.ReadOnly,
 		blockSize:    o.BlockSize,
