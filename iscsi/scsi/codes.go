@@ -23,12 +23,15 @@ const (
 	opReadDefectData10   = 0x37
 	opWriteSame10        = 0x41
 	opUnmap              = 0x42
+	opSanitize           = 0x48
 	opModeSelect10       = 0x55
 	opReserve10          = 0x56
 	opRelease10          = 0x57
 	opModeSense10        = 0x5a
 	opPersistentIn       = 0x5e
 	opPersistentOut      = 0x5f
+	opExtendedCopy       = 0x83
+	opReceiveCopy        = 0x84
 	opRead16             = 0x88
 	opCompareAndWrite    = 0x89
 	opWrite16            = 0x8a
@@ -41,6 +44,7 @@ const (
 	opServiceActionIn16  = 0x9e
 	opReportLUNs         = 0xa0
 	opMaintenanceIn      = 0xa3
+	opMaintenanceOut     = 0xa4
 	opRead12             = 0xa8
 	opWrite12            = 0xaa
 	opWriteVerify12      = 0xae
@@ -54,7 +58,14 @@ const (
 	saGetLBAStatus      = 0x12
 	saReportPortGroups  = 0x0a
 	saReportOpcodes     = 0x0c
+	saSetPortGroups     = 0x0a
 	saReportTaskFuncs   = 0x0d
+	saOverwrite         = 0x01
+	saBlockErase        = 0x02
+	saExitFailure       = 0x1f
+	saCopyList1         = 0x00
+	saCopyStatus        = 0x00
+	saCopyParameters    = 0x03
 	saReadKeys          = 0x00
 	saReadReservation   = 0x01
 	saReportCapability  = 0x02
@@ -93,6 +104,7 @@ const (
 	IllegalRequest Key = 0x5
 	UnitAttention  Key = 0x6
 	DataProtect    Key = 0x7
+	CopyAborted    Key = 0xa
 	AbortedCommand Key = 0xb
 	Miscompare     Key = 0xe
 )
@@ -103,10 +115,14 @@ type Code uint16
 // Additional sense codes.
 const (
 	NoAdditionalSense       Code = 0x0000
+	OperationInProgress     Code = 0x0016
 	NotReadyStandby         Code = 0x040b
 	NotReadyUnavailable     Code = 0x040c
 	NotReadyTransition      Code = 0x040a
+	NotReadySanitize        Code = 0x041b
+	UnreachableCopyUnit     Code = 0x0804
 	WriteError              Code = 0x0c00
+	CopyUnitUnreachable     Code = 0x0d02
 	InvalidFieldInIU        Code = 0x0e03
 	UnrecoveredReadError    Code = 0x1100
 	ParameterListLength     Code = 0x1a00
@@ -114,8 +130,14 @@ const (
 	InvalidOpcode           Code = 0x2000
 	LBAOutOfRange           Code = 0x2100
 	InvalidFieldInCDB       Code = 0x2400
+	UnitNotSupported        Code = 0x2500
 	InvalidFieldInParameter Code = 0x2600
 	InvalidRelease          Code = 0x2604
+	TooManyCopyUnits        Code = 0x2606
+	UnsupportedCopyUnit     Code = 0x2607
+	TooManySegments         Code = 0x2608
+	UnsupportedSegment      Code = 0x2609
+	InlineDataLength        Code = 0x260b
 	WriteProtected          Code = 0x2700
 	SoftwareWriteProtected  Code = 0x2702
 	SpaceAllocationFailed   Code = 0x2707
@@ -129,8 +151,10 @@ const (
 	AccessStateChanged      Code = 0x2a06
 	CapacityChanged         Code = 0x2a09
 	CommandsCleared         Code = 0x2f00
+	SanitizeFailed          Code = 0x3103
 	SavingNotSupported      Code = 0x3900
 	LUNsChanged             Code = 0x3f0e
 	InternalTargetFailure   Code = 0x4400
 	OutOfRegistrations      Code = 0x5504
+	SetGroupsFailed         Code = 0x670a
 )

@@ -75,8 +75,9 @@ type Command struct {
 	flags backend.Flags
 	exact bool // the initiator must mean to send Transfer bytes, no more
 
-	abort atomic.Bool
-	epoch uint64 // of the nexus, when planned
+	abort     atomic.Bool
+	epoch     uint64 // of the nexus, when planned
+	attention Code   // that the answer tells
 
 	// The rest belongs to the execution.
 	next    step
@@ -89,8 +90,13 @@ type Command struct {
 	parts   []volume.Request // instead of request, when multi is set
 	multi   bool
 	pending atomic.Int32
-	hold    hold
-	tally   gateway.Tally
+	mount   *mount // what it has entered
+	copying *copying
+	room    *scratchRoom // that scratch is from
+	// unlocked: it needs no lock, though others of its operation do.
+	unlocked bool
+	hold     hold
+	tally    gateway.Tally
 }
 
 // Reset prepares the command for another use. It keeps memory that is worth it.
@@ -108,15 +114,16 @@ func (c *Command) clear() {
 	c.Direction, c.Transfer = NoData, 0
 	c.Status, c.InLen, c.Aborted, c.senseBytes = Good, 0, false, 0
 	c.unit, c.op, c.lba, c.count, c.flags, c.exact = nil, nil, 0, 0, 0, false
+	c.attention = 0
 	c.next, c.inline, c.final = nil, false, false
-	c.scratch, c.cursor, c.tail = nil, 0, nil
+	c.scratch, c.cursor, c.tail, c.mount = nil, 0, nil, nil
 	if c.multi {
 		for i := range c.parts {
 			c.parts[i].Reset()
 		}
 		c.multi = false
 	}
-	c.hold = hold{}
+	c.hold, c.copying, c.unlocked = hold{}, nil, false
 }
 
 // Sense is the sense data of a command that ended with CheckCondition.

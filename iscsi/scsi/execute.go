@@ -31,9 +31,15 @@ func (u *Unit) Plan(c *Command) bool {
 }
 
 func (u *Unit) plan(c *Command) *Sense {
+	if u.absent {
+		return u.planAbsent(c)
+	}
 	op, s := find(c.CDB)
 	if s != nil {
 		return s
+	}
+	if !u.offers(op) {
+		return badCDB(1, 4)
 	}
 	c.op = op
 	if s := op.load(c); s != nil {
@@ -43,6 +49,7 @@ func (u *Unit) plan(c *Command) *Sense {
 	n := c.Nexus
 	if !op.quiet {
 		if code, pending := n.attentions.take(); pending {
+			c.attention = code
 			return sense(UnitAttention, code)
 		}
 	}
@@ -56,6 +63,11 @@ func (u *Unit) plan(c *Command) *Sense {
 	}
 	if op.ready {
 		if s := notReady(AccessState(n.state.Load())); s != nil {
+			return s
+		}
+	}
+	if u.sanitize.is() != sanitizeNone {
+		if s := u.sanitized(op); s != nil {
 			return s
 		}
 	}
@@ -79,6 +91,11 @@ func (u *Unit) Execute(c *Command) bool {
 		c.Aborted = true
 		return true
 	}
+	if c.op.ready && !u.mounted(c) {
+		c.fail(standby())
+		u.finish(c)
+		return true
+	}
 	if c.Direction == DataOut && lengthOf(c.Out) < c.Transfer {
 		c.fail(sense(IllegalRequest, InvalidFieldInIU))
 		u.finish(c)
@@ -86,7 +103,7 @@ func (u *Unit) Execute(c *Command) bool {
 	}
 	c.inline = true
 	c.next = c.op.execute
-	if c.op.lock != lockNone && c.count > 0 && !u.lock(c, c.lba, c.lba+c.count, c.op.lock == lockExclusive) {
+	if c.op.lock != lockNone && !c.unlocked && c.count > 0 && !u.lock(c, c.lba, c.lba+c.count, c.op.lock == lockExclusive) {
 		return false
 	}
 	return u.run(c)
@@ -109,7 +126,7 @@ func (u *Unit) run(c *Command) bool {
 	for requests := 0; ; requests++ {
 		if requests == maxTurn {
 			c.inline = false
-			u.resume(c)
+			c.resume()
 			return false
 		}
 		if c.aborted() {
@@ -123,10 +140,26 @@ func (u *Unit) run(c *Command) bool {
 		case wait:
 			return false
 		}
+		if s := c.stopped(); s != nil {
+			c.fail(s)
+			u.finish(c)
+			return true
+		}
 		if !u.issue(c) {
 			return false
 		}
 	}
+}
+
+// stopped says why a command that was let in must not touch the medium now.
+func (c *Command) stopped() *Sense {
+	switch {
+	case c.mount.gone.Load():
+		return standby()
+	case c.mount.unit.sanitize.is() != sanitizeNone:
+		return c.mount.unit.sanitized(c.op)
+	}
+	return nil
 }
 
 // resumed carries on with a command away from Execute.
@@ -137,20 +170,21 @@ func (u *Unit) resumed(c *Command) {
 	}
 }
 
-func (u *Unit) resume(c *Command) { u.worker.push(c) }
+// resume has the command's next step taken, on the worker of its unit.
+func (c *Command) resume() { c.unit.worker.push(c) }
 
 // issue runs the command's requests. It returns true when they are complete;
 // else the last one resumes the command.
 func (u *Unit) issue(c *Command) bool {
 	if !c.multi {
-		if c.inline && u.medium.Try(&c.request) {
+		if c.inline && c.mount.Try(&c.request) {
 			return true
 		}
 		inline := c.inline
 		c.inline = false
 		c.pending.Store(2)
 		c.request.Done = c
-		u.medium.Submit(&c.request)
+		c.mount.Submit(&c.request)
 		if c.pending.Add(-1) != 0 {
 			return false
 		}
@@ -161,12 +195,12 @@ func (u *Unit) issue(c *Command) bool {
 	inline := c.inline
 	for i := range c.parts {
 		r := &c.parts[i]
-		if inline && u.medium.Try(r) {
+		if inline && c.mount.Try(r) {
 			continue
 		}
 		c.pending.Add(1)
 		r.Done = c
-		u.medium.Submit(r)
+		c.mount.Submit(r)
 	}
 	// Once the count is dropped, the command may be somebody else's.
 	c.inline = false
@@ -182,20 +216,20 @@ func (c *Command) RequestDone(*volume.Request) {
 		c.unit.resumed(c)
 		return
 	}
-	c.unit.resume(c)
+	c.resume()
 }
 
 // outcome maps the errors of the requests just run.
 func (c *Command) outcome() *Sense {
 	if !c.multi {
 		if c.request.Err != nil {
-			return senseOf(c.request.Op, c.request.Err)
+			return c.failure(c.request.Op, c.request.Err)
 		}
 		return nil
 	}
 	for i := range c.parts {
 		if r := &c.parts[i]; r.Err != nil {
-			return senseOf(r.Op, r.Err)
+			return c.failure(r.Op, r.Err)
 		}
 	}
 	return nil
@@ -217,17 +251,27 @@ func (c *Command) want(op backend.OpKind, off, length int64, data []byte, next s
 // finish gives everything back that the command holds.
 func (u *Unit) finish(c *Command) {
 	if c.hold.held {
-		u.ranges.release(&c.hold, u.resume)
+		c.hold.release()
 	}
 	if c.scratch != nil {
-		u.scratch.release(c, u.resume)
+		c.room.release(c)
 	}
-	if c.op.kind != 0 {
-		u.count(c)
+	if c.copying != nil {
+		c.copying.leave(c)
+		c.copying = nil
+	}
+	if c.mount != nil {
+		if c.op.kind != 0 {
+			u.count(c)
+		}
+		c.mount.leave()
+		c.mount = nil
 	}
 	// In this order: an abort that did not wait for this command finds it marked.
 	c.Nexus.leave(c.epoch)
-	c.Aborted = c.aborted()
+	if c.Aborted = c.aborted(); c.Aborted {
+		u.Unreported(c)
+	}
 }
 
 func (u *Unit) count(c *Command) {
@@ -236,14 +280,23 @@ func (u *Unit) count(c *Command) {
 		err = errFailed
 	}
 	c.tally.Add(c.op.kind, int64(c.count)*u.blockSize, err)
-	u.medium.Count(&c.tally)
+	c.mount.Count(&c.tally)
 }
 
-// withScratch is the step next with scratch memory.
+// withScratch is the step next with scratch memory; withBulk the same for what
+// may take long.
 func withScratch(next step) step {
+	return withRoom(next, func(u *Unit) *scratchRoom { return &u.scratch })
+}
+
+func withBulk(next step) step {
+	return withRoom(next, func(u *Unit) *scratchRoom { return &u.bulk })
+}
+
+func withRoom(next step, of func(*Unit) *scratchRoom) step {
 	return func(u *Unit, c *Command) verdict {
 		c.next = next
-		if c.scratch == nil && !u.scratch.take(c) {
+		if c.scratch == nil && !of(u).take(c) {
 			return wait
 		}
 		return next(u, c)
@@ -255,11 +308,16 @@ func apart(work step) step {
 	return func(u *Unit, c *Command) verdict {
 		c.inline = false
 		u.background.Go(func() {
-			completer := c.Done
 			work(u, c)
-			u.finish(c)
-			completer.CommandDone(c)
+			u.complete(c)
 		})
 		return wait
 	}
+}
+
+// complete ends a command away from Execute.
+func (u *Unit) complete(c *Command) {
+	completer := c.Done
+	u.finish(c)
+	completer.CommandDone(c)
 }

@@ -36,6 +36,7 @@ type rig struct {
 type rigOptions struct {
 	blockSize int64
 	readOnly  bool
+	identity  string
 	wrap      func(Medium) Medium
 	unit      Options
 }
@@ -65,7 +66,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.unit.Medium, o.unit.Identity = h, "test"
+	o.unit.Medium, o.unit.Identity = h, "test"+o.identity
 	if o.wrap != nil {
 		o.unit.Medium = o.wrap(h)
 	}

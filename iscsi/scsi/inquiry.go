@@ -33,6 +33,9 @@ func executeInquiry(u *Unit, c *Command) verdict {
 	if c.cdb[1]&1 == 0 {
 		return c.reply(u.inquiry())
 	}
+	if u.absent {
+		return c.fail(badCDB(2, noBit))
+	}
 	page, ok := u.vitalPage(c.Nexus, c.cdb[2])
 	if !ok {
 		return c.fail(badCDB(2, noBit))
@@ -44,17 +47,24 @@ func executeInquiry(u *Unit, c *Command) verdict {
 // inquiry is the standard INQUIRY data.
 func (u *Unit) inquiry() []byte {
 	b := make([]byte, 96)
+	if u.absent {
+		b[0] = absentType
+	}
 	b[2] = 6        // SPC-4
 	b[3] = 0x10 | 2 // HISUP, response data format
 	b[4] = 96 - 5   // additional length
 	b[7] = 0x02     // CMDQUE
 	groups := u.allGroups()
 	if len(groups) > 0 {
-		b[5] = 0x10 // TPGS: implicit changes only
+		b[5] = 0x10 // TPGS: implicit changes
+		if u.promote != nil {
+			b[5] = 0x30 // and explicit ones
+		}
 		if portsOf(groups) > 1 {
 			b[6] = 0x10 // MULTIP
 		}
 	}
+	b[5] |= 0x08 // 3PC: EXTENDED COPY
 	copy(b[8:], fixed(vendor, 8))
 	copy(b[16:], fixed(product, 16))
 	copy(b[32:], fixed(revision, 4))
@@ -82,7 +92,8 @@ func (u *Unit) vitalPage(n *Nexus, page byte) ([]byte, bool) {
 		return u.limitsPage(), true
 	case vpdCharacteristics:
 		b := make([]byte, 60)
-		b[1] = 1 // does not rotate
+		b[1] = 1    // does not rotate
+		b[3] = 0x40 // WABEREQ: what SANITIZE has erased can be read
 		return b, true
 	case vpdProvisioning:
 		const unmapAndSame, zeros, thin = 0xe0, 0x04, 2
@@ -146,9 +157,14 @@ func executeDefects(_ *Unit, c *Command) verdict {
 
 func executeRequestSense(u *Unit, c *Command) verdict {
 	s := &Sense{}
-	if code, pending := c.Nexus.attentions.take(); pending {
+	if u.absent {
+		s = notSupported()
+	} else if code, pending := c.Nexus.attentions.take(); pending {
+		c.attention = code
 		s = sense(UnitAttention, code)
 	} else if t := notReady(AccessState(c.Nexus.state.Load())); t != nil {
+		s = t
+	} else if t := u.sanitize.sense(); t != nil {
 		s = t
 	}
 	var b [maxSense]byte

@@ -33,9 +33,9 @@ func executeLBAStatus(u *Unit, c *Command) verdict {
 	off := int64(c.lba) * u.blockSize
 	length := min(u.size.Load()-off, maxStatusBytes)
 	most := min(max((c.Transfer-8)/statusSize, 1), maxStatuses)
-	extents, err := u.medium.Extents(u.ctx, off, length, int(most), nil)
+	extents, err := c.mount.Extents(u.ctx, off, length, int(most), nil)
 	if err != nil {
-		return c.fail(senseOf(backend.OpRead, err))
+		return c.fail(c.failure(backend.OpRead, err))
 	}
 	b := make([]byte, 8, 8+statusSize*len(extents))
 	lba := c.lba

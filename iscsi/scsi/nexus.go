@@ -30,6 +30,7 @@ type Nexus struct {
 	state atomic.Uint32
 
 	attentions attentions
+	copies     copies
 
 	// epoch counts the times that all commands were aborted; running the
 	// commands being executed, by the low bit of the epoch they belong to.
@@ -40,6 +41,10 @@ type Nexus struct {
 
 // Initiator is the initiator port's name.
 func (n *Nexus) Initiator() string { return n.initiator }
+
+// LUNsReported takes back what LUNsChanged has to tell: the same initiator was
+// answered REPORT LUNS by another unit of the target.
+func (n *Nexus) LUNsReported() { n.attentions.drop(LUNsChanged) }
 
 // enter lets a command into execution, unless it was aborted since it was
 // planned. Every success needs one leave.
@@ -69,23 +74,34 @@ type drain struct {
 	slot atomic.Uint64 // of running that is waited for, plus 1; 0 for none
 
 	mu      sync.Mutex // guards waiting
-	waiting []func()
+	waiting []ending
 }
 
-// abortAll ends every command of the nexus. done is called, on any goroutine,
-// once none of them is in execution.
-func (n *Nexus) abortAll(done func()) {
+// ending is an order to end the commands of a nexus.
+type ending struct {
+	tell []Code
+	done func()
+}
+
+// abortAll ends every command of the nexus, and tells it why. done is called, on
+// any goroutine, once none of them is in execution.
+func (n *Nexus) abortAll(done func(), tell ...Code) {
 	n.drain.mu.Lock()
-	n.drain.waiting = append(n.drain.waiting, done)
+	n.drain.waiting = append(n.drain.waiting, ending{tell, done})
 	first := len(n.drain.waiting) == 1
 	n.drain.mu.Unlock()
 	if first {
-		n.drainBegin()
+		n.drainBegin(tell)
 	}
 }
 
-func (n *Nexus) drainBegin() {
+// drainBegin tells after it has ended the commands: one that was told first could
+// be followed by another that is ended without a word.
+func (n *Nexus) drainBegin(tell []Code) {
 	slot := (n.epoch.Add(1) - 1) & 1
+	for _, code := range tell {
+		n.attentions.add(code)
+	}
 	n.drain.slot.Store(slot + 1)
 	if n.running[slot].Load() == 0 {
 		n.drainEnded(slot)
@@ -98,13 +114,16 @@ func (n *Nexus) drainEnded(slot uint64) {
 		return
 	}
 	n.drain.mu.Lock()
-	done := n.drain.waiting[0]
+	ended := n.drain.waiting[0]
 	n.drain.waiting = n.drain.waiting[1:]
-	more := len(n.drain.waiting) > 0
+	var next *ending
+	if len(n.drain.waiting) > 0 {
+		next = &n.drain.waiting[0]
+	}
 	n.drain.mu.Unlock()
-	done()
-	if more {
-		n.drainBegin()
+	ended.done()
+	if next != nil {
+		n.drainBegin(next.tell)
 	}
 }
 
@@ -153,6 +172,19 @@ func (a *attentions) take() (Code, bool) {
 	a.codes = append(a.codes[:0], a.codes[1:]...)
 	a.count.Store(int32(len(a.codes)))
 	return code, true
+}
+
+// putBack undoes take.
+func (a *attentions) putBack(code Code) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.codes {
+		if c == code || c>>8 == PowerOnReset>>8 {
+			return
+		}
+	}
+	a.codes = append([]Code{code}, a.codes[:min(len(a.codes), maxAttentions-1)]...)
+	a.count.Store(int32(len(a.codes)))
 }
 
 // drop removes a unit attention that is answered otherwise.

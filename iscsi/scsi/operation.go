@@ -27,8 +27,11 @@ type operation struct {
 	plain    bool // moves its blocks and nothing else: Try may do it
 	quiet    bool // does not report unit attentions
 	ready    bool // needs an active path
+	calm     bool // serves a unit that is being sanitized, as quiet ones do
 	lock     lockMode
 	seconds  uint32 // to allow for it
+	// offered says whether the unit has the operation; nil for all that have it.
+	offered func(*Unit) bool
 
 	// decode sets Direction, Transfer and what execute needs.
 	decode  func(u *Unit, c *Command, blocks uint64) *Sense

@@ -12,6 +12,17 @@ func (u *Unit) snapshot() Reservations {
 	return u.persist
 }
 
+// upToDate loads the state before it is told: an initiator with paths to several
+// gateways reads at one what it ordered at another.
+func upToDate(answer step) step {
+	return func(u *Unit, c *Command) verdict {
+		if _, err := u.reload(u.ctx); err != nil {
+			return c.fail(sense(AbortedCommand, InternalTargetFailure))
+		}
+		return answer(u, c)
+	}
+}
+
 // answerPersist answers with the generation, a length, and data.
 func answerPersist(c *Command, r *Reservations, data []byte) verdict {
 	b := binary.BigEndian.AppendUint32(nil, r.Generation)
@@ -108,11 +119,18 @@ func executePersistOut(u *Unit, c *Command) verdict {
 		return c.fail(sense(AbortedCommand, InternalTargetFailure))
 	case no != nil && no.conflict:
 		c.Status = ReservationConflict
+		return done
 	case no != nil:
 		return c.fail(no.sense)
-	case o.action == saPreemptAndAbort:
-		// Not with prOrder held: what is waited for may wait for that.
+	}
+	// Not with prOrder held: what is waited for may wait for that.
+	if o.action == saPreemptAndAbort {
 		aborts.Wait()
+	}
+	if u.announce != nil {
+		if err := u.announce(u.ctx); err != nil {
+			return c.fail(sense(AbortedCommand, InternalTargetFailure))
+		}
 	}
 	return done
 }
@@ -121,7 +139,7 @@ func executePersistOut(u *Unit, c *Command) verdict {
 func (u *Unit) settle(o *order, by *Nexus) (*refusal, *sync.WaitGroup, error) {
 	u.prOrder.Lock()
 	defer u.prOrder.Unlock()
-	next, no, err := u.carryOut(o)
+	next, no, err := u.carryOut(func(r Reservations) (Reservations, *refusal) { return r.apply(o) })
 	if err != nil {
 		return nil, nil, err
 	}

@@ -34,11 +34,16 @@ func notReady(s AccessState) *Sense {
 	return nil
 }
 
-func stateOf(groups []PortGroup, port uint16) AccessState {
+// stateOf is the state of a port here: without a medium there is no active one.
+func (u *Unit) stateOf(groups []PortGroup, port uint16) AccessState {
+	state := ActiveOptimized
 	if g := groupWith(groups, port); g != nil {
-		return g.State
+		state = g.State
 	}
-	return ActiveOptimized
+	if u.mount.Load() == nil && (state == ActiveOptimized || state == ActiveNonOptimized) {
+		return Standby
+	}
+	return state
 }
 
 func groupWith(groups []PortGroup, port uint16) *PortGroup {
@@ -79,6 +84,7 @@ func executeReportGroups(u *Unit, c *Command) verdict {
 	if len(groups) == 0 {
 		groups = []PortGroup{{ID: 1, Ports: []uint16{c.Nexus.port.ID}}}
 	}
+	mine := groupWith(groups, c.Nexus.port.ID)
 	const supported = 0x8f // transitioning, unavailable, standby, non-optimized, optimized
 	b := make([]byte, 4)
 	switch c.cdb[1] >> 5 {
@@ -88,8 +94,12 @@ func executeReportGroups(u *Unit, c *Command) verdict {
 	default:
 		return c.fail(badCDB(1, 7))
 	}
-	for _, g := range groups {
+	for i := range groups {
+		g := &groups[i]
 		state := byte(g.State)
+		if g == mine {
+			state = byte(u.stateOf(groups, c.Nexus.port.ID))
+		}
 		if g.Preferred {
 			state |= 0x80
 		}

@@ -19,6 +19,7 @@ type hold struct {
 	exclusive   bool
 	held        bool
 	command     *Command
+	lock        *rangeLock
 	older, next *hold
 }
 
@@ -30,7 +31,7 @@ func (h *hold) excludes(o *hold) bool {
 // it. What has to be set for that must be set before.
 func (l *rangeLock) acquire(c *Command) bool {
 	h := &c.hold
-	h.command = c
+	h.command, h.lock = c, l
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if h.exclusive {
@@ -47,7 +48,8 @@ func (l *rangeLock) acquire(c *Command) bool {
 }
 
 // release gives the lock back and resumes those that waited for it.
-func (l *rangeLock) release(h *hold, resume func(*Command)) {
+func (h *hold) release() {
+	l := h.lock
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h.held = false
@@ -61,7 +63,7 @@ func (l *rangeLock) release(h *hold, resume func(*Command)) {
 			l.waiting.remove(w)
 			w.held = true
 			l.held.push(w)
-			resume(w.command)
+			w.command.resume()
 		}
 		w = next
 	}

@@ -25,7 +25,7 @@ func (u *Unit) writable() *Sense {
 	switch {
 	case u.softProtect.Load():
 		return sense(DataProtect, SoftwareWriteProtected)
-	case u.medium.Info().ReadOnly:
+	case u.readOnly():
 		return sense(DataProtect, WriteProtected)
 	}
 	return nil

@@ -148,7 +148,7 @@ func TestErrorsOfTheMediumBecomeSense(t *testing.T) {
 		{backend.ErrChecksum, Sense{Key: MediumError, Code: UnrecoveredReadError}, Sense{Key: MediumError, Code: WriteError}},
 		{backend.ErrNoSpace, Sense{Key: DataProtect, Code: SpaceAllocationFailed}, Sense{Key: DataProtect, Code: SpaceAllocationFailed}},
 		{backend.ErrReadOnly, Sense{Key: DataProtect, Code: WriteProtected}, Sense{Key: DataProtect, Code: WriteProtected}},
-		{backend.ErrStaleEpoch, Sense{Key: NotReady, Code: NotReadyUnavailable}, Sense{Key: NotReady, Code: NotReadyUnavailable}},
+		{backend.ErrStaleEpoch, Sense{Key: NotReady, Code: NotReadyStandby}, Sense{Key: NotReady, Code: NotReadyStandby}},
 		{backend.ErrClosed, Sense{Key: NotReady, Code: NotReadyTransition}, Sense{Key: NotReady, Code: NotReadyTransition}},
 		{backend.ErrInvalid, Sense{Key: AbortedCommand, Code: InternalTargetFailure}, Sense{Key: AbortedCommand, Code: InternalTargetFailure}},
 		{volume.ErrOutOfRange, Sense{Key: IllegalRequest, Code: LBAOutOfRange}, Sense{Key: IllegalRequest, Code: LBAOutOfRange}},

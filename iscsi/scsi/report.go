@@ -12,10 +12,10 @@ const (
 	timeoutDescriptor = 12
 )
 
-func executeReportOpcodes(_ *Unit, c *Command) verdict {
+func executeReportOpcodes(u *Unit, c *Command) verdict {
 	timeouts := c.cdb[2]&reportTimeouts != 0
 	if c.cdb[2]&7 == reportAll {
-		return c.reply(everyOperation(timeouts))
+		return c.reply(u.everyOperation(timeouts))
 	}
 	code, action := c.cdb[3], int(binary.BigEndian.Uint16(c.cdb[4:]))
 	candidates := operations[code]
@@ -29,7 +29,7 @@ func executeReportOpcodes(_ *Unit, c *Command) verdict {
 		return c.fail(badCDB(2, 2))
 	}
 	for _, op := range candidates {
-		if op.action == noAction || op.action == action {
+		if u.offers(op) && (op.action == noAction || op.action == action) {
 			return c.reply(oneOperation(op, timeouts))
 		}
 	}
@@ -37,10 +37,15 @@ func executeReportOpcodes(_ *Unit, c *Command) verdict {
 	return c.reply([]byte{0, notSupported, 0, 0})
 }
 
-func everyOperation(timeouts bool) []byte {
+func (u *Unit) offers(op *operation) bool { return op.offered == nil || op.offered(u) }
+
+func (u *Unit) everyOperation(timeouts bool) []byte {
 	b := make([]byte, 4)
 	for _, candidates := range operations {
 		for _, op := range candidates {
+			if !u.offers(op) {
+				continue
+			}
 			var flags byte
 			action := uint16(0)
 			if op.action != noAction {

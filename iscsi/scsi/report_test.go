@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"testing"
@@ -178,7 +179,8 @@ func TestModeSelect(t *testing.T) {
 }
 
 func TestReportSupportedOperationCodes(t *testing.T) {
-	r := newRig(t, rigOptions{})
+	// Every operation is offered.
+	r := newRig(t, rigOptions{unit: Options{Promote: func(context.Context) error { return nil }}})
 	cdb := func(option, code byte, action uint16) []byte {
 		return []byte{opMaintenanceIn, saReportOpcodes, option, code, byte(action >> 8), byte(action), 0, 0, 0xff, 0xff, 0, 0}
 	}

@@ -59,6 +59,10 @@ type Reservations struct {
 	// Aborts counts the PREEMPT AND ABORTs, so that a gateway that learns of the
 	// new state knows what to do with the commands of those preempted.
 	Aborts uint32 `json:"aborts,omitempty"`
+	// Sanitize says that a SANITIZE was begun and has not come to its end: 2 if
+	// the unit may be used all the same after EXIT FAILURE MODE, else 1. It is no
+	// reservation, and it is here because it must outlive the same things.
+	Sanitize byte `json:"sanitize,omitempty"`
 }
 
 // Bounds of what is stored.
@@ -107,6 +111,9 @@ func (r *Reservations) validate() error {
 		if r.find(reg.Initiator, reg.Port) != i {
 			return fmt.Errorf("%q is registered twice at port %d", reg.Initiator, reg.Port)
 		}
+	}
+	if r.Sanitize > byte(sanitizeMayExit) {
+		return fmt.Errorf("sanitize %d", r.Sanitize)
 	}
 	switch {
 	case r.Type == NoReservation && r.Initiator == "" && r.Port == 0:

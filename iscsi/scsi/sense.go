@@ -23,6 +23,9 @@ type Sense struct {
 	inData  bool
 	field   uint16
 	bit     int8
+	// progress is how far a long operation is, of 65536.
+	inProgress bool
+	progress   uint16
 }
 
 // noBit: the field at fault is a whole byte or more.
@@ -52,7 +55,10 @@ func miscompare(offset int64) *Sense {
 
 // specific encodes the sense key specific bytes.
 func (s *Sense) specific() (b [3]byte) {
-	if !s.pointer {
+	switch {
+	case s.inProgress:
+		return [3]byte{0x80, byte(s.progress >> 8), byte(s.progress)}
+	case !s.pointer:
 		return b
 	}
 	b[0] = 0x80 // SKSV
@@ -94,7 +100,7 @@ func (s *Sense) encodeDescriptors(dst *[maxSense]byte) int {
 		binary.BigEndian.PutUint64(dst[n+4:], s.Info)
 		n += 12
 	}
-	if s.pointer {
+	if s.pointer || s.inProgress {
 		dst[n], dst[n+1] = 0x02, 0x06
 		specific := s.specific()
 		copy(dst[n+4:], specific[:])
@@ -115,9 +121,9 @@ func senseOf(op backend.OpKind, err error) *Sense {
 	case errors.Is(err, backend.ErrNoSpace):
 		return sense(DataProtect, SpaceAllocationFailed)
 	case errors.Is(err, backend.ErrStaleEpoch):
-		// The volume belongs to another gateway: this path is dead for good, and
-		// an initiator with another path must take that.
-		return sense(NotReady, NotReadyUnavailable)
+		// The volume belongs to another gateway. An initiator with a path there
+		// must take that; with 04h/0Ch it would give this one up for good.
+		return standby()
 	case errors.Is(err, backend.ErrClosed), errors.Is(err, context.Canceled):
 		return sense(NotReady, NotReadyTransition)
 	case errors.Is(err, backend.ErrInvalid), errors.Is(err, backend.ErrNotSupported):

@@ -63,8 +63,8 @@ func load(ctx context.Context, s ReservationStore) (Reservations, error) {
 // maxSwaps bounds how often an order is tried against others' orders.
 const maxSwaps = 100
 
-// carryOut applies an order to the stored state. With u.prOrder held.
-func (u *Unit) carryOut(o *order) (next Reservations, no *refusal, err error) {
+// carryOut changes the stored state. With u.prOrder held.
+func (u *Unit) carryOut(apply func(Reservations) (Reservations, *refusal)) (next Reservations, no *refusal, err error) {
 	for range maxSwaps {
 		b, version, err := u.reservations.Load(u.ctx)
 		if err != nil {
@@ -74,7 +74,7 @@ func (u *Unit) carryOut(o *order) (next Reservations, no *refusal, err error) {
 		if err != nil {
 			return next, nil, err
 		}
-		if next, no = now.apply(o); no != nil {
+		if next, no = apply(now); no != nil {
 			return now, no, nil
 		}
 		err = u.reservations.Swap(u.ctx, version, next.Encode())
@@ -115,7 +115,11 @@ func (u *Unit) adopt(next Reservations, by *Nexus) *sync.WaitGroup {
 		initiator, port = by.initiator, by.port.ID
 	}
 	var aborts sync.WaitGroup
-	var aborted []*Nexus
+	type ended struct {
+		nexus *Nexus
+		tell  Code
+	}
+	var aborted []ended
 	u.mu.Lock()
 	for _, notice := range u.persist.notices(&next, initiator, port) {
 		for _, n := range u.nexuses {
@@ -123,18 +127,19 @@ func (u *Unit) adopt(next Reservations, by *Nexus) *sync.WaitGroup {
 				continue
 			}
 			if notice.aborted {
-				n.attentions.add(CommandsCleared)
-				aborted = append(aborted, n)
+				aborted = append(aborted, ended{n, notice.code})
+				continue
 			}
 			n.attentions.add(notice.code)
 		}
 	}
 	u.persist = next
 	u.refreshAccess()
+	u.recallSanitize()
 	u.mu.Unlock()
-	for _, n := range aborted {
+	for _, e := range aborted {
 		aborts.Add(1)
-		n.abortAll(aborts.Done)
+		e.nexus.abortAll(aborts.Done, CommandsCleared, e.tell)
 	}
 	return &aborts
 }

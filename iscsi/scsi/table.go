@@ -14,6 +14,7 @@ const (
 	quick  = 10
 	waitIO = 60
 	long   = 300
+	day    = 24 * 60 * 60
 )
 
 func rw(name string, code byte, size int, o operation) operation {
@@ -53,7 +54,7 @@ func synchronizes(name string, code byte, size int) operation {
 
 // simple operations have no span.
 func simple(name string, code byte, action, size int, mask [16]byte, o operation) operation {
-	o.name, o.code, o.action, o.size, o.mask, o.seconds = name, code, action, size, mask, quick
+	o.name, o.code, o.action, o.size, o.mask, o.seconds = name, code, action, size, mask, max(o.seconds, quick)
 	if action != noAction {
 		o.mask[1] |= 0x1f
 	}
@@ -62,7 +63,7 @@ func simple(name string, code byte, action, size int, mask [16]byte, o operation
 
 func persistIn(name string, action int, answer step) operation {
 	return simple(name, opPersistentIn, action, 10, bitsAt(7, 0xff, 8, 0xff),
-		operation{access: accessPersist, decode: decodeAllocation16(7), execute: answer})
+		operation{access: accessPersist, decode: decodeAllocation16(7), execute: apart(upToDate(answer))})
 }
 
 func persistOut(name string, action int) operation {
@@ -70,11 +71,22 @@ func persistOut(name string, action int) operation {
 		operation{access: accessPersist, decode: decodePersistOut, execute: apart(executePersistOut)})
 }
 
+func receives(name string, action int, answer step) operation {
+	return simple(name, opReceiveCopy, action, 16, bitsAt(2, 0xff, 10, 0xff, 11, 0xff, 12, 0xff, 13, 0xff),
+		operation{access: accessRegistered, decode: decodeAllocation32(10), execute: answer})
+}
+
+func sanitizes(name string, action int, flags byte, decode decoder, execute step) operation {
+	return simple(name, opSanitize, action, 10, bitsAt(1, sanitizeImmediate|flags, 7, 0xff, 8, 0xff),
+		operation{refuse: bitsAt(1, sanitizeZoned, 2, 0xff, 3, 0xff, 4, 0xff, 5, 0xff, 6, 0xff), access: accessWrite, ready: true,
+			seconds: day, decode: decode, execute: execute})
+}
+
 func maintenanceIn(name string, action int, mask [16]byte, o operation) operation {
 	for i := 6; i < 10; i++ {
 		mask[i] = 0xff
 	}
-	o.decode = decodeAllocation32(6)
+	o.decode, o.calm = decodeAllocation32(6), true
 	return simple(name, opMaintenanceIn, action, 12, mask, o)
 }
 
@@ -136,6 +148,15 @@ var table = []operation{
 	rw("UNMAP", opUnmap, 10, operation{mask: bitsAt(7, 0xff, 8, 0xff), refuse: bitsAt(1, 1), kind: backend.OpTrim,
 		access: accessWrite, decode: decodeUnmap, execute: executeUnmap}),
 
+	sanitizes("SANITIZE: OVERWRITE", saOverwrite, sanitizeExit, decodeOverwrite, executeOverwrite),
+	sanitizes("SANITIZE: BLOCK ERASE", saBlockErase, sanitizeExit, decodeErase, executeErase),
+	sanitizes("SANITIZE: EXIT FAILURE MODE", saExitFailure, 0, decodeErase, apart(executeExitFailure)),
+
+	simple("EXTENDED COPY(LID1)", opExtendedCopy, saCopyList1, 16, bitsAt(10, 0xff, 11, 0xff, 12, 0xff, 13, 0xff),
+		operation{access: accessWrite, ready: true, seconds: long, decode: decodeExtendedCopy, execute: executeExtendedCopy}),
+	receives("RECEIVE COPY STATUS(LID1)", saCopyStatus, executeCopyStatus),
+	receives("RECEIVE COPY OPERATING PARAMETERS", saCopyParameters, executeCopyParameters),
+
 	simple("READ CAPACITY(10)", opReadCapacity10, noAction, 10, bitsAt(), operation{ready: true,
 		decode: decodeReadCapacity10, execute: executeReadCapacity10}),
 	simple("READ CAPACITY(16)", opServiceActionIn16, saReadCapacity16, 16, bitsAt(10, 0xff, 11, 0xff, 12, 0xff, 13, 0xff),
@@ -155,6 +176,10 @@ var table = []operation{
 		operation{access: accessRegistered, execute: executeReportOpcodes}),
 	maintenanceIn("REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", saReportTaskFuncs, bitsAt(2, 0x80),
 		operation{access: accessRegistered, execute: executeReportTaskFunctions}),
+
+	simple("SET TARGET PORT GROUPS", opMaintenanceOut, saSetPortGroups, 12, bitsAt(6, 0xff, 7, 0xff, 8, 0xff, 9, 0xff),
+		operation{access: accessRegistered, seconds: waitIO, offered: func(u *Unit) bool { return u.promote != nil },
+			decode: decodeSetGroups, execute: apart(executeSetGroups)}),
 
 	persistIn("PERSISTENT RESERVE IN: READ KEYS", saReadKeys, executeReadKeys),
 	persistIn("PERSISTENT RESERVE IN: READ RESERVATION", saReadReservation, executeReadReservation),

@@ -19,8 +19,7 @@ func (u *Unit) AbortTaskSet(n *Nexus, done func()) { n.abortAll(done) }
 
 // ClearTaskSet ends the commands of all nexuses. The others learn of it.
 func (u *Unit) ClearTaskSet(n *Nexus, done func()) {
-	u.notify(n, CommandsCleared)
-	abortEach(u.paths(), done)
+	abortEach(u.paths(), n, done, CommandsCleared)
 }
 
 // Reset is LOGICAL UNIT RESET: all commands end, RESERVE and mode pages are as at
@@ -29,7 +28,7 @@ func (u *Unit) Reset(done func()) {
 	u.mu.Lock()
 	u.resetLocked()
 	u.mu.Unlock()
-	abortEach(u.paths(), done)
+	abortEach(u.paths(), nil, done, DeviceReset)
 }
 
 // LoseNexus is I_T NEXUS RESET, or a session that was lost and comes back as the
@@ -41,8 +40,16 @@ func (u *Unit) LoseNexus(n *Nexus, done func()) {
 		u.refreshAccess()
 	}
 	u.mu.Unlock()
-	n.attentions.add(NexusLoss)
-	n.abortAll(done)
+	n.abortAll(done, NexusLoss)
+}
+
+// Unreported says that the transport has dropped the answer of a command that is
+// complete: a unit attention in it is still to be told.
+func (u *Unit) Unreported(c *Command) {
+	if c.attention != 0 {
+		c.Nexus.attentions.putBack(c.attention)
+		c.attention = 0
+	}
 }
 
 func (u *Unit) paths() []*Nexus {
@@ -51,7 +58,8 @@ func (u *Unit) paths() []*Nexus {
 	return append([]*Nexus(nil), u.nexuses...)
 }
 
-func abortEach(nexuses []*Nexus, done func()) {
+// abortEach ends the commands of all and tells all but one.
+func abortEach(nexuses []*Nexus, except *Nexus, done func(), tell Code) {
 	var left atomic.Int64
 	left.Store(int64(len(nexuses)) + 1)
 	one := func() {
@@ -60,7 +68,11 @@ func abortEach(nexuses []*Nexus, done func()) {
 		}
 	}
 	for _, n := range nexuses {
-		n.abortAll(one)
+		if n == except {
+			n.abortAll(one)
+		} else {
+			n.abortAll(one, tell)
+		}
 	}
 	one()
 }

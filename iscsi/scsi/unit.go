@@ -2,27 +2,22 @@ package scsi
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 
 	"github.com/opencurve/curve-nbd/backend"
-	"github.com/opencurve/curve-nbd/gateway"
-	"github.com/opencurve/curve-nbd/volume"
 )
-
-// Medium is what a unit does its IO on; *gateway.Handle is one.
-type Medium interface {
-	Info() gateway.Info
-	Try(*volume.Request) bool
-	Submit(*volume.Request)
-	Extents(ctx context.Context, off, length int64, maxExtents int, dst []backend.Extent) ([]backend.Extent, error)
-	Count(*gateway.Tally)
-}
 
 // Options of New.
 type Options struct {
-	// Medium is required. The unit does not own it.
+	// Medium is where the data is; the unit does not own it. With nil the unit is
+	// in standby, until Activate.
 	Medium Medium
+	// Size and BlockSize are those of the volume, for a unit without Medium.
+	Size, BlockSize int64
+	// ReadOnly protects the unit, even where the medium could be written.
+	ReadOnly bool
 	// Identity is what the unit's names are made of: the same for every path to
 	// the same volume, different for all others, for ever. The id of the volume
 	// with that of its cluster, say.
@@ -30,9 +25,29 @@ type Options struct {
 	// LUNs lists the logical units that a nexus may see, as 8-byte LUNs; nil for
 	// LUN 0 alone.
 	LUNs func(*Nexus) []uint64
+	// Peers are the other units of the target that a nexus of this one sees, for
+	// EXTENDED COPY; nil for none.
+	Peers func(*Nexus) []*Unit
 	// Groups are the target port groups; nil for none, then the unit does not
-	// speak of access states.
+	// speak of access states. While the unit has no medium, the group that a
+	// command comes through is in standby, if it would be active here.
 	Groups []PortGroup
+	// Announce, where it is set, is called after an order to the reservations was
+	// stored and before the initiator is told so. It returns once every other
+	// gateway that may write has done Refresh, or cannot write any more: an
+	// initiator that has fenced another off relies on that. It may wait, until
+	// ctx ends; after an error the order stands, but does not end with GOOD.
+	Announce func(ctx context.Context) error
+	// Promote, where it is set, is what SET TARGET PORT GROUPS asks for: get the
+	// volume and Activate the unit with it. It may wait, until ctx ends.
+	Promote func(ctx context.Context) error
+	// SanitizeRate bounds what SANITIZE overwrites in a second, in bytes; 0 for
+	// 128 MiB.
+	SanitizeRate int64
+	// Lost is called once for a medium whose volume turns out to be another
+	// gateway's, which is what Deactivate is for. It must not block, nor call the
+	// unit.
+	Lost func()
 	// Reservations keeps the persistent reservations; nil for a store of the
 	// unit's own, in memory.
 	Reservations ReservationStore
@@ -40,15 +55,23 @@ type Options struct {
 
 // Unit is one logical unit. All methods may be called concurrently.
 type Unit struct {
-	medium    Medium
+	mount     atomic.Pointer[mount] // nil while there is no medium
 	names     names
 	luns      func(*Nexus) []uint64
+	peers     func(*Nexus) []*Unit
+	promote   func(context.Context) error
+	announce  func(context.Context) error
+	lost      func()
+	protected bool
+	absent    bool // NewAbsent
 	blockSize int64
 	size      atomic.Int64 // as last seen
 
-	worker  *worker
-	scratch scratchRoom
-	ranges  rangeLock
+	worker   *worker
+	sanitize sanitizer
+	// scratch is for commands that others may wait for, bulk for long ones.
+	scratch, bulk scratchRoom
+	ranges        rangeLock
 
 	ctx        context.Context // ends waits for metadata
 	cancel     context.CancelFunc
@@ -60,6 +83,8 @@ type Unit struct {
 	reservations ReservationStore
 	// prOrder keeps the orders to reservations one after the other.
 	prOrder sync.Mutex
+	// promoting lets one SET TARGET PORT GROUPS at a time look for the volume.
+	promoting sync.Mutex
 
 	mu      sync.Mutex // guards all below
 	nexuses []*Nexus
@@ -69,18 +94,31 @@ type Unit struct {
 	persist  Reservations
 }
 
-// New returns a unit on a medium. Close it.
+// New returns a unit. Close it.
 func New(ctx context.Context, o Options) (*Unit, error) {
-	info := o.Medium.Info()
+	if o.Medium != nil {
+		info := o.Medium.Info()
+		o.Size, o.BlockSize = info.Size, info.BlockSize
+	}
+	if o.BlockSize <= 0 || o.Size < o.BlockSize {
+		return nil, fmt.Errorf("%w: unit of %d bytes in blocks of %d", backend.ErrInvalid, o.Size, o.BlockSize)
+	}
 	u := &Unit{
-		medium:       o.Medium,
 		names:        namesOf(o.Identity),
 		luns:         o.LUNs,
-		blockSize:    info.BlockSize,
+		peers:        o.Peers,
+		promote:      o.Promote,
+		announce:     o.Announce,
+		lost:         o.Lost,
+		protected:    o.ReadOnly,
+		blockSize:    o.BlockSize,
 		groups:       o.Groups,
 		reservations: o.Reservations,
 	}
-	u.size.Store(info.Size)
+	u.size.Store(o.Size)
+	if o.Medium != nil {
+		u.mount.Store(newMount(u, o.Medium))
+	}
 	if u.luns == nil {
 		u.luns = func(*Nexus) []uint64 { return []uint64{0} }
 	}
@@ -92,14 +130,22 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 		return nil, err
 	}
 	u.persist = state
+	u.recallSanitize()
+	if u.sanitize.rate = o.SanitizeRate; u.sanitize.rate <= 0 {
+		u.sanitize.rate = defaultSanitizeRate
+	}
 	u.ctx, u.cancel = context.WithCancel(context.Background())
 	u.worker = startWorker(u.resumed)
 	return u, nil
 }
 
-// Close ends the unit, after its last command.
+// Close ends the unit, after its last command. It waits for what other units do
+// on its medium.
 func (u *Unit) Close() {
 	u.cancel()
+	left := make(chan struct{})
+	u.Deactivate(func() { close(left) })
+	<-left
 	u.background.Wait()
 	u.worker.stop()
 }
@@ -107,6 +153,7 @@ func (u *Unit) Close() {
 // Attach makes a path to the unit known: a session of an initiator port at a
 // target port. It begins with a unit attention.
 func (u *Unit) Attach(initiator string, port Port) *Nexus {
+	u.blocks() // a capacity that is new to the others is none to this one
 	n := &Nexus{unit: u, initiator: initiator, port: port}
 	n.attentions.add(PowerOnReset)
 	u.mu.Lock()
@@ -168,7 +215,11 @@ func (u *Unit) notifyLocked(except *Nexus, code Code) {
 // blocks is the capacity now. Whoever sees first that it has changed tells the
 // initiators.
 func (u *Unit) blocks() uint64 {
-	size := u.medium.Info().Size
+	m := u.mount.Load()
+	if m == nil {
+		return uint64(u.size.Load() / u.blockSize)
+	}
+	size := m.Info().Size
 	if old := u.size.Load(); size != old && u.size.CompareAndSwap(old, size) {
 		u.notify(nil, CapacityChanged)
 	}
@@ -186,7 +237,7 @@ func (u *Unit) refreshAccess() {
 			}
 		}
 		n.denied.Store(uint32(denied))
-		n.state.Store(uint32(stateOf(u.groups, n.port.ID)))
+		n.state.Store(uint32(u.stateOf(u.groups, n.port.ID)))
 	}
 }
 
@@ -197,5 +248,4 @@ func (u *Unit) resetLocked() {
 	u.writeThrough.Store(false)
 	u.softProtect.Store(false)
 	u.refreshAccess()
-	u.notifyLocked(nil, DeviceReset)
 }

@@ -16,6 +16,8 @@ func (c *Command) byteCheck() byte { return c.cdb[1] >> 1 & 3 }
 func decodeVerify(u *Unit, c *Command, blocks uint64) *Sense {
 	switch c.byteCheck() {
 	case checkMedium:
+		// It may be of any length, and nothing is compared: nobody waits for it.
+		c.unlocked = true
 		return c.takeSpan(blocks, 0)
 	case checkPayload:
 		if s := c.takeSpan(blocks, u.maxTransfer()); s != nil {
@@ -23,7 +25,7 @@ func decodeVerify(u *Unit, c *Command, blocks uint64) *Sense {
 		}
 		c.Transfer = int64(c.count) * u.blockSize
 	case checkPattern:
-		if s := c.takeSpan(blocks, 0); s != nil {
+		if s := c.takeSpan(blocks, u.maxSame()); s != nil {
 			return s
 		}
 		c.Transfer = min(int64(c.count), 1) * u.blockSize
@@ -63,7 +65,7 @@ func writtenThenVerify(u *Unit, c *Command) verdict {
 	return executeVerify(u, c)
 }
 
-var executeVerify = withScratch(verifyNext)
+var executeVerify = withBulk(verifyNext)
 
 // verifyNext reads the next piece, until there is none.
 func verifyNext(u *Unit, c *Command) verdict {

@@ -60,8 +60,10 @@ func (w *worker) stop() {
 	<-w.ended
 }
 
-// Commands that compare or merge need memory of their own: scratchSize each, for
-// scratchMax commands of a unit at a time; others wait.
+// Commands that compare, merge or copy need memory of their own: scratchSize
+// each, for scratchMax commands of a unit at a time; others wait. There is room
+// apart for those that may take long, so that a COMPARE AND WRITE does not wait
+// for the VERIFY of a disk.
 const (
 	scratchSize = 256 << 10
 	scratchMax  = 4
@@ -86,11 +88,12 @@ func (s *scratchRoom) take(c *Command) bool {
 		return false
 	}
 	s.out++
+	c.room = s
 	c.scratch = *scratchPool.Get().(*[]byte)
 	return true
 }
 
-func (s *scratchRoom) release(c *Command, resume func(*Command)) {
+func (s *scratchRoom) release(c *Command) {
 	b := c.scratch
 	c.scratch = nil
 	s.mu.Lock()
@@ -102,6 +105,6 @@ func (s *scratchRoom) release(c *Command, resume func(*Command)) {
 	}
 	first := s.waiting[0]
 	s.waiting = s.waiting[1:]
-	first.scratch = b
-	resume(first)
+	first.scratch, first.room = b, s
+	first.resume()
 }

@@ -54,7 +54,7 @@ func executeWriteSame(u *Unit, c *Command) verdict {
 	return c.want(backend.OpZero, off, n, nil, changeDone)
 }
 
-var samePattern = withScratch(func(u *Unit, c *Command) verdict {
+var samePattern = withBulk(func(u *Unit, c *Command) verdict {
 	pattern := c.parameters()
 	n := min(int64(c.count)*u.blockSize, scratchSize)
 	for at := int64(0); at < n; at += int64(len(pattern)) {
