@@ -44,6 +44,7 @@ func (d *frontEnds) startISCSI() error {
 	}
 	o := d.opts.iscsi
 	o.Records, o.Cluster = d.store.Meta(), cluster
+	o.Shared = len(d.ctx.StringSlice("mds")) > 0
 	d.iscsi = target.NewServer(d.gw, d.targets.registry, o)
 	d.targets.registry.SetSessions(d.iscsi)
 	var serving sync.WaitGroup

@@ -23,16 +23,18 @@ func (u *Unit) Try(c *Command) bool {
 		c.Aborted = true
 		return true
 	}
-	c.hold = hold{from: c.lba, to: c.lba + c.count}
-	if !u.ranges.tryAcquire(c) {
+	if !u.mounted(c) {
 		c.Nexus.leave(c.epoch)
 		return false
 	}
+	c.hold = hold{from: c.lba, to: c.lba + c.count}
+	if c.stopped() != nil || !u.ranges.tryAcquire(c) {
+		c.back()
+		return false
+	}
 	c.want(kind, int64(c.lba)*u.blockSize, c.Transfer, data[0][:c.Transfer], nil)
-	if !u.medium.Try(&c.request) {
-		u.ranges.release(&c.hold, u.resume)
-		c.hold = hold{}
-		c.Nexus.leave(c.epoch)
+	if !c.mount.Try(&c.request) {
+		c.back()
 		return false
 	}
 	if c.Direction == DataIn {
@@ -45,10 +47,21 @@ func (u *Unit) Try(c *Command) bool {
 	return true
 }
 
+// back undoes what was taken for a Try that did not work out.
+func (c *Command) back() {
+	if c.hold.held {
+		c.hold.release()
+	}
+	c.hold = hold{}
+	c.mount.leave()
+	c.mount = nil
+	c.Nexus.leave(c.epoch)
+}
+
 // tryAcquire takes the lock, unless the command had to wait for it.
 func (l *rangeLock) tryAcquire(c *Command) bool {
 	h := &c.hold
-	h.command = c
+	h.command, h.lock = c, l
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.exclusive > 0 && (l.held.excludes(h, nil) || l.waiting.excludes(h, nil)) {

@@ -22,6 +22,7 @@ const (
 // batch is the answers that the reader has made and not sent yet.
 type batch struct {
 	arena   *gateway.Buffer
+	lender  *medium // of the arena
 	used    int
 	replies []reply
 	bytes   int
@@ -29,11 +30,17 @@ type batch struct {
 }
 
 // frame returns room for the answer of a read, or nil. It is not taken until commit.
-func (b *batch) frame(l *lun, size int) []byte {
+func (b *batch) frame(u *unit, size int) []byte {
 	if b.arena == nil {
-		if b.arena = l.handle.TryBuffer(arenaSize); b.arena == nil {
+		m := u.hold()
+		if m == nil {
 			return nil
 		}
+		if b.arena = m.TryBuffer(arenaSize); b.arena == nil {
+			m.letGo()
+			return nil
+		}
+		b.lender = m
 	}
 	if b.used+size > len(b.arena.Data) {
 		return nil
@@ -77,7 +84,8 @@ func (b *batch) release() {
 	b.replies, b.bytes, b.used, b.timed = b.replies[:0], 0, 0, time.Time{}
 	if b.arena != nil {
 		b.arena.Release()
-		b.arena = nil
+		b.lender.letGo()
+		b.arena, b.lender = nil, nil
 	}
 }
 

@@ -34,14 +34,12 @@ func (s *session) scsiCommand(p *pdu) error {
 	}
 	t.command.ExpectedIn = int64(t.expectedIn())
 	t.began = s.arrived()
-	t.lun = s.units.find(c.LUN)
-	planned := false
-	if t.lun == nil {
-		planned = s.planAbsent(t)
-	} else {
-		t.command.Nexus = t.lun.nexus
-		planned = t.lun.unit.Plan(&t.command)
+	if t.lun = s.units.find(c.LUN); t.lun == nil {
+		t.free()
+		return errOver
 	}
+	t.command.Nexus = t.lun.nexus
+	planned := t.lun.unit.Plan(&t.command)
 	switch {
 	case t.write:
 		return s.startWrite(t, p, &c, planned)
@@ -86,7 +84,7 @@ func (s *session) startRead(t *task) error {
 	n := t.answerRoom()
 	if n > 0 && n <= arenaRead {
 		size := s.digests.frameSize(int(n))
-		if frame := s.batch.frame(t.lun, size); frame != nil {
+		if frame := s.batch.frame(t.lun.unit, size); frame != nil {
 			at := s.digests.headerSize()
 			t.command.In = append(t.command.In, frame[at:at+int(n)])
 			if t.lun.unit.Try(&t.command) {

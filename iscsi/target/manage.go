@@ -40,7 +40,7 @@ func (s *session) taskRequest(p *pdu) error {
 		finish(iscsi.TaskNotSupported)
 		return nil
 	}
-	l := s.units.find(r.LUN)
+	l := s.units.present(r.LUN)
 	if l == nil {
 		finish(iscsi.TaskLUNUnknown)
 		return nil

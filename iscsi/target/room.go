@@ -37,10 +37,19 @@ func (s *spill) take(n int64) []byte {
 // getRoom appends room for n more bytes to slices; false, and nothing done, if there
 // is not that much.
 func (t *task) getRoom(slices *[][]byte, n int64) bool {
+	if n == 0 {
+		return true
+	}
+	if t.lender == nil {
+		t.lender = t.lun.unit.hold()
+	}
+	if t.lender == nil { // no volume to do anything with: it is about parameters
+		return t.getSpill(slices, n)
+	}
 	had, held := len(*slices), len(t.buffers)
 	for n > 0 {
 		part := min(n, gateway.MaxBuffer)
-		b := t.lun.handle.TryBuffer(part)
+		b := t.lender.TryBuffer(part)
 		if b == nil {
 			clear((*slices)[had:])
 			*slices = (*slices)[:had]
@@ -75,6 +84,10 @@ func (t *task) returnRoom() {
 		t.buffers[i] = nil
 	}
 	t.buffers = t.buffers[:0]
+	if t.lender != nil {
+		t.lender.letGo()
+		t.lender = nil
+	}
 	if t.spilled > 0 {
 		t.session.server.spill.used.Add(-t.spilled)
 		t.spilled = 0

@@ -54,6 +54,8 @@ type Options struct {
 	// Cluster is the id of the cluster that the volumes are of: the names of logical
 	// units are made of it.
 	Cluster string
+	// Shared says that other gateways may serve the same volumes, one at a time.
+	Shared bool
 	// Settings bound what logins negotiate; iscsi.DefaultSettings if zero.
 	Settings iscsi.Settings
 	Logger   *slog.Logger
@@ -76,7 +78,7 @@ type Server struct {
 	directory Directory
 	opts      Options
 	log       *slog.Logger
-	units     units
+	units     *units
 	sessions  sessions
 	spill     spill
 
@@ -109,7 +111,7 @@ func NewServer(g *gateway.Gateway, d Directory, o Options) *Server {
 		conns:     make(map[*conn]struct{}),
 		stop:      make(chan struct{}),
 	}
-	s.units.server = s
+	s.units = newUnits(s)
 	s.clock.Store(1)
 	s.watchdog.Go(s.watch)
 	s.unwatch = d.OnChange(func(names []string) { go s.targetsChanged(names) })
@@ -267,6 +269,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.serving.Wait()
 	s.end.Do(func() { close(s.stop) })
 	s.watchdog.Wait()
+	s.units.absent.Close()
 	return err
 }
 

@@ -1,7 +1,6 @@
 package target
 
 import (
-	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -112,15 +111,6 @@ func (s *session) end(cause error) {
 	s.units.wait()
 	s.server.sessions.remove(s)
 	close(s.over)
-}
-
-// attachUnits opens what the initiator may see of a target.
-func (s *session) attachUnits(ctx context.Context, t targetView) error {
-	seen, allowed := t.Sees(s.initiator)
-	if !allowed {
-		return iscsi.ErrNotAllowed
-	}
-	return s.units.set(ctx, seen)
 }
 
 // initiatorPort is the SCSI name of the initiator's port (SPC-4 7.6.4.6, RFC 7143 4.4.1).

@@ -42,7 +42,8 @@ type task struct {
 	// frame is the room for the answer of a small read: header, data, digests.
 	frame   []byte
 	buffers []*gateway.Buffer
-	spilled int64 // bytes taken from the server's spill
+	lender  *medium // of the buffers
+	spilled int64   // bytes taken from the server's spill
 
 	// began is when the command came; zero while nobody has asked.
 	began time.Time
@@ -93,8 +94,9 @@ func (t *task) observe() {
 	if t.lun == nil || t.began.IsZero() {
 		return
 	}
-	if kind := t.command.Kind(); kind != 0 {
-		t.lun.handle.Observe(kind, volume.Now().Sub(t.began))
+	kind, m := t.command.Kind(), t.lun.unit.medium.Load()
+	if kind != 0 && m != nil {
+		m.Observe(kind, volume.Now().Sub(t.began))
 	}
 }
 

@@ -4,21 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway"
-	"github.com/opencurve/curve-nbd/iscsi"
 	"github.com/opencurve/curve-nbd/iscsi/registry"
 	"github.com/opencurve/curve-nbd/iscsi/scsi"
 )
-
-// targetView is what a session needs of a target's configuration.
-type targetView interface {
-	Sees(initiator string) ([]registry.Unit, bool)
-}
 
 // unitKey tells units apart: one for each volume, so that all its sessions agree on
 // reservations and on what is atomic; those that only read have one of their own.
@@ -30,6 +24,8 @@ type unitKey struct {
 // units are the logical units that this gateway serves.
 type units struct {
 	server *Server
+	// absent answers for those that there are not.
+	absent *unit
 
 	mu      sync.Mutex // guards all below
 	open    map[unitKey]*unit
@@ -40,12 +36,30 @@ type units struct {
 // unit is a logical unit with the volume it is on.
 type unit struct {
 	*scsi.Unit
+	server *Server
 	key    unitKey
-	handle *gateway.Handle
+	from   registry.Unit
+	// medium is the open volume, nil while another gateway has it.
+	medium  atomic.Pointer[medium]
+	lost    chan struct{} // it is another gateway's now
+	stop    context.CancelFunc
+	keeping sync.WaitGroup
+	nexuses sync.Map // *scsi.Nexus to *session
+
 	// guarded by units.mu:
-	uses    int
-	ready   bool // else it opens or closes just now
-	nexuses sync.Map
+	uses  int
+	ready bool // else it opens or closes just now
+}
+
+func newUnits(s *Server) *units {
+	us := &units{
+		server: s,
+		open:   make(map[unitKey]*unit),
+		stores: make(map[unitKey]scsi.ReservationStore),
+		absent: &unit{server: s},
+	}
+	us.absent.Unit = scsi.NewAbsent(us.absent.luns)
+	return us
 }
 
 // acquire returns the unit of a volume, opening it for the first session. Every
@@ -56,18 +70,11 @@ func (us *units) acquire(ctx context.Context, r registry.Unit) (*unit, error) {
 		us.mu.Lock()
 		u := us.open[key]
 		if u == nil {
-			u = &unit{key: key, uses: 1}
-			if us.open == nil {
-				us.open, us.stores = make(map[unitKey]*unit), make(map[unitKey]scsi.ReservationStore)
-			}
+			u = &unit{server: us.server, key: key, from: r, uses: 1, lost: make(chan struct{}, 1)}
 			us.open[key] = u
-			store := us.stores[key]
-			if store == nil {
-				store = us.server.reservations(key)
-				us.stores[key] = store
-			}
+			store := us.store(key)
 			us.mu.Unlock()
-			err := us.start(ctx, u, r, store)
+			err := u.start(ctx, store)
 			us.settle(u, err == nil)
 			return u, err
 		}
@@ -89,6 +96,15 @@ func (us *units) acquire(ctx context.Context, r registry.Unit) (*unit, error) {
 	}
 }
 
+// store returns where the reservations of a unit are, which outlive it. With us.mu
+// held.
+func (us *units) store(key unitKey) scsi.ReservationStore {
+	if us.stores[key] == nil {
+		us.stores[key] = us.server.reservations(key)
+	}
+	return us.stores[key]
+}
+
 // settle makes a unit that was opened ready, or forgets one that is not there.
 func (us *units) settle(u *unit, ready bool) {
 	us.mu.Lock()
@@ -103,20 +119,141 @@ func (us *units) settle(u *unit, ready bool) {
 	}
 }
 
-func (us *units) start(ctx context.Context, u *unit, r registry.Unit, store scsi.ReservationStore) error {
-	h, err := us.server.openVolume(ctx, r)
+func (us *units) release(u *unit) {
+	if u == us.absent {
+		return
+	}
+	us.mu.Lock()
+	u.uses--
+	last := u.uses == 0
+	if last {
+		u.ready = false
+	}
+	us.mu.Unlock()
+	if last {
+		u.end()
+		us.settle(u, false)
+	}
+}
+
+// errReplaced: the volume that was made a unit is gone.
+var errReplaced = fmt.Errorf("%w: the volume of this logical unit was removed, another has its name: remove the unit and add it again", backend.ErrNotFound)
+
+// start opens the volume, and the unit on it. Where another gateway has the volume,
+// the unit begins in standby.
+func (u *unit) start(ctx context.Context, store scsi.ReservationStore) error {
+	v, err := u.server.gateway.Volume(ctx, u.from.Volume)
+	if err == nil && v.ID != u.from.ID {
+		err = errReplaced
+	}
 	if err != nil {
+		return fmt.Errorf("logical unit %d: volume %q: %w", u.from.Number, u.from.Volume, err)
+	}
+	o := scsi.Options{
+		Size: v.Size, BlockSize: v.Geometry.BlockSize, ReadOnly: u.key.readOnly,
+		Identity: fmt.Sprintf("cluster %s volume %d", u.server.opts.Cluster, v.ID),
+		LUNs:     u.luns, Peers: u.peers, Groups: u.server.groups(), Announce: u.announce,
+		Lost: func() { u.lost <- struct{}{} }, Reservations: store,
+	}
+	h, err := u.server.gateway.Open(ctx, u.from.Volume)
+	switch {
+	case err == nil:
+		o.Medium = h
+		u.medium.Store(newMedium(h))
+	case !errors.Is(err, backend.ErrBusy) || !u.server.opts.Shared:
+		return fmt.Errorf("logical unit %d: %w", u.from.Number, err)
+	default:
+		u.server.log.Info("another gateway has the volume: the logical unit is in standby", "volume", u.from.Volume, "reason", err)
+	}
+	if u.Unit, err = scsi.New(ctx, o); err != nil {
+		if h != nil {
+			h.Release()
+		}
 		return err
 	}
-	u.handle = h
-	u.Unit, err = scsi.New(ctx, scsi.Options{
-		Medium: h, Identity: us.server.identity(r), LUNs: u.luns, Reservations: store,
-	})
-	if err != nil {
-		h.Release()
-	}
-	return err
+	ctx, u.stop = context.WithCancel(context.Background())
+	u.keeping.Go(func() { u.keep(ctx) })
+	return nil
 }
+
+// end is start undone, after the last session.
+func (u *unit) end() {
+	u.stop()
+	u.keeping.Wait()
+	u.Close()
+	if m := u.medium.Swap(nil); m != nil {
+		m.Release() // nobody else has it: who uses it has a session
+	}
+}
+
+// What a unit looks for while it is open.
+const (
+	standbyRetry = time.Second     // whether the volume is to be had
+	refreshEvery = 2 * time.Second // what others have made of the reservations
+)
+
+// keep gets the volume for a unit in standby, gives it up when it is lost, and keeps up
+// with reservations that come through other gateways.
+func (u *unit) keep(ctx context.Context) {
+	if !u.server.opts.Shared {
+		return
+	}
+	retry, refresh := time.NewTicker(standbyRetry), time.NewTicker(refreshEvery)
+	defer retry.Stop()
+	defer refresh.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-u.lost:
+			u.giveUp()
+		case <-retry.C:
+			if !u.Active() {
+				u.promote(ctx)
+			}
+		case <-refresh.C:
+			_ = u.Refresh(ctx) // what fails is done the next time
+		}
+	}
+}
+
+// giveUp lets a volume go that another gateway has taken.
+func (u *unit) giveUp() {
+	m := u.medium.Swap(nil)
+	if m == nil {
+		return
+	}
+	u.server.log.Warn("another gateway has taken the volume: the logical unit is in standby", "volume", u.from.Volume)
+	u.Deactivate(m.letGo)
+}
+
+// promote makes a unit in standby active, if the volume is to be had.
+func (u *unit) promote(ctx context.Context) {
+	h, err := u.server.gateway.Open(ctx, u.from.Volume)
+	if err != nil {
+		return
+	}
+	m := newMedium(h)
+	u.medium.Store(m)
+	if err := u.Activate(ctx, h); err != nil {
+		u.medium.Store(nil)
+		m.letGo()
+		return
+	}
+	u.server.log.Info("the logical unit is active", "volume", u.from.Volume)
+}
+
+// announce confirms an order to the reservations. The gateway with the volume is the
+// only one that may write, so its own orders hold at once. Of those that come through
+// another it learns within refreshEvery: too late to promise anything.
+func (u *unit) announce(context.Context) error {
+	if u.Active() {
+		return nil
+	}
+	return errStandbyOrder
+}
+
+var errStandbyOrder = errors.New("the gateway with the volume has not confirmed it")
 
 // luns is what a session sees, for REPORT LUNS.
 func (u *unit) luns(n *scsi.Nexus) []uint64 {
@@ -126,231 +263,50 @@ func (u *unit) luns(n *scsi.Nexus) []uint64 {
 	return nil
 }
 
-func (us *units) release(u *unit) {
-	us.mu.Lock()
-	u.uses--
-	last := u.uses == 0
-	if last {
-		u.ready = false
+// peers are the units that a session sees, for EXTENDED COPY.
+func (u *unit) peers(n *scsi.Nexus) (all []*scsi.Unit) {
+	if s, ok := u.nexuses.Load(n); ok {
+		for _, l := range s.(*session).units.all() {
+			all = append(all, l.unit.Unit)
+		}
 	}
-	us.mu.Unlock()
-	if last {
-		u.Close()
-		u.handle.Release()
-		us.settle(u, false)
-	}
+	return all
 }
 
-// errReplaced: the volume that was made a unit is gone.
-var errReplaced = errors.New("the volume of this logical unit was removed, another has its name: remove the unit and add it again")
-
-// openVolume opens the volume of a unit.
-func (s *Server) openVolume(ctx context.Context, r registry.Unit) (*gateway.Handle, error) {
-	v, err := s.gateway.Volume(ctx, r.Volume)
-	if err == nil && v.ID != r.ID {
-		err = errReplaced
-	}
-	if err != nil {
-		return nil, fmt.Errorf("logical unit %d: volume %q: %w", r.Number, r.Volume, err)
-	}
-	h, err := s.gateway.Open(ctx, r.Volume)
-	if err != nil {
-		return nil, fmt.Errorf("logical unit %d: %w", r.Number, err)
-	}
-	return h, nil
+// groups is this gateway's port, as a group of its own: its state is that of the
+// gateway and no other's.
+func (s *Server) groups() []scsi.PortGroup {
+	return []scsi.PortGroup{{ID: s.opts.PortalGroup, State: scsi.ActiveOptimized, Ports: []uint16{s.opts.PortalGroup}}}
 }
 
-// identity is what a unit's names are made of.
-func (s *Server) identity(r registry.Unit) string {
-	return fmt.Sprintf("cluster %s volume %d", s.opts.Cluster, r.ID)
-}
-
-// lun is a unit as one session uses it.
-type lun struct {
-	registry.Unit
-	unit  *unit
-	nexus *scsi.Nexus
-	// handle lends the session's buffers.
-	handle *gateway.Handle
-	table  *unitTable
-	// uses are the commands that have not given everything back, and one for the
-	// table.
+// medium is an open volume for as long as a unit has it, or a task memory of it.
+type medium struct {
+	*gateway.Handle
 	uses atomic.Int64
 }
 
-// hold counts a command, unless the unit was let go.
-func (l *lun) hold() bool {
-	for n := l.uses.Load(); n > 0; n = l.uses.Load() {
-		if l.uses.CompareAndSwap(n, n+1) {
-			return true
-		}
-	}
-	return false
+func newMedium(h *gateway.Handle) *medium {
+	m := &medium{Handle: h}
+	m.uses.Store(1)
+	return m
 }
 
-func (l *lun) letGo() {
-	if l.uses.Add(-1) == 0 {
-		l.unit.nexuses.Delete(l.nexus)
-		go func() { // closing a volume may wait
-			l.handle.Release()
-			l.table.session.server.units.release(l.unit)
-			l.table.leaving.Done()
-		}()
-	}
-}
-
-// unitTable is what a session sees: a list that is replaced whole.
-type unitTable struct {
-	session *session
-	list    atomic.Pointer[[]*lun] // by number
-	change  sync.Mutex             // one change at a time; guards closed
-	closed  bool
-	leaving sync.WaitGroup // units that are not released yet
-}
-
-func (t *unitTable) all() []*lun {
-	if p := t.list.Load(); p != nil {
-		return *p
-	}
-	return nil
-}
-
-// find returns the unit with a LUN, held, or nil.
-func (t *unitTable) find(n iscsi.LUN) *lun {
-	number, ok := n.Number()
-	if !ok {
+// hold returns the medium of a unit, held; nil while it has none.
+func (u *unit) hold() *medium {
+	m := u.medium.Load()
+	if m == nil {
 		return nil
 	}
-	for _, l := range t.all() {
-		if l.Number == number && l.hold() {
-			return l
+	for n := m.uses.Load(); n > 0; n = m.uses.Load() {
+		if m.uses.CompareAndSwap(n, n+1) {
+			return m
 		}
 	}
 	return nil
 }
 
-func (t *unitTable) luns() []uint64 {
-	var luns []uint64
-	for _, l := range t.all() {
-		if n, ok := iscsi.LUNOf(l.Number); ok {
-			luns = append(luns, n.Uint64())
-		}
-	}
-	return luns
-}
-
-// set attaches what is new in the list and detaches what is no longer there. What
-// cannot be opened is left out, and logged: the other units are worth a session.
-func (t *unitTable) set(ctx context.Context, want []registry.Unit) error {
-	t.change.Lock()
-	defer t.change.Unlock()
-	if t.closed {
-		return backend.ErrClosed
-	}
-	var next []*lun
-	var gone []*lun
-	for _, l := range t.all() {
-		if slices.Contains(want, l.Unit) {
-			next = append(next, l)
-		} else {
-			gone = append(gone, l)
-		}
-	}
-	for _, r := range want {
-		if slices.ContainsFunc(next, func(l *lun) bool { return l.Unit == r }) {
-			continue
-		}
-		l, err := t.attach(ctx, r)
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		} else if err != nil {
-			t.session.server.log.Error("a logical unit cannot be served", "target", t.session.target, "error", err)
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		next = append(next, l)
-	}
-	slices.SortFunc(next, func(a, b *lun) int { return a.Number - b.Number })
-	t.list.Store(&next)
-	for _, l := range gone {
-		t.detach(l)
-	}
-	return nil
-}
-
-func (t *unitTable) attach(ctx context.Context, r registry.Unit) (*lun, error) {
-	s := t.session
-	u, err := s.server.units.acquire(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	h, err := s.server.openVolume(ctx, r)
-	if err != nil {
-		s.server.units.release(u)
-		return nil, err
-	}
-	l := &lun{Unit: r, unit: u, handle: h, table: t}
-	l.uses.Store(1)
-	t.leaving.Add(1)
-	l.nexus = u.Attach(s.initiatorPort(), scsi.Port{Name: s.targetPort(), Device: s.target, ID: s.server.opts.PortalGroup})
-	u.nexuses.Store(l.nexus, s)
-	return l, nil
-}
-
-func (t *unitTable) detach(l *lun) {
-	l.unit.Detach(l.nexus, l.letGo)
-}
-
-// abortAll ends the commands of the session.
-func (t *unitTable) abortAll() {
-	for _, l := range t.all() {
-		l.unit.AbortTaskSet(l.nexus, func() {})
-	}
-}
-
-func (t *unitTable) detachAll() {
-	t.change.Lock()
-	defer t.change.Unlock()
-	t.closed = true
-	for _, l := range t.all() {
-		t.detach(l)
-	}
-	t.list.Store(nil)
-}
-
-// wait returns when every unit that was detached is released.
-func (t *unitTable) wait() { t.leaving.Wait() }
-
-// targetsChanged brings the sessions up to date with the directory.
-func (s *Server) targetsChanged(names []string) {
-	for _, name := range names {
-		t, ok := s.directory.Target(name)
-		for _, x := range s.sessions.of(name) {
-			if !ok {
-				x.conn.abort("its target was removed")
-				continue
-			}
-			seen, allowed := t.Sees(x.initiator)
-			if !allowed {
-				x.conn.abort("it may no longer use the target")
-				continue
-			}
-			go x.refresh(seen)
-		}
-	}
-}
-
-// refresh changes what the session sees.
-func (s *session) refresh(seen []registry.Unit) {
-	before := s.units.luns()
-	if err := s.units.set(s.conn.ctx, seen); err != nil {
-		return // the session ends
-	}
-	if after := s.units.luns(); !slices.Equal(before, after) {
-		for _, l := range s.units.all() {
-			l.nexus.Notify(scsi.LUNsChanged)
-		}
+func (m *medium) letGo() {
+	if m.uses.Add(-1) == 0 {
+		go m.Release() // which may wait
 	}
 }

@@ -1,0 +1,227 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/iscsi"
+	"github.com/opencurve/curve-nbd/iscsi/registry"
+	"github.com/opencurve/curve-nbd/iscsi/scsi"
+)
+
+// lun is a unit as one session uses it.
+type lun struct {
+	registry.Unit
+	unit  *unit
+	nexus *scsi.Nexus
+	table *unitTable
+	// uses are the commands that have not given everything back, and one for the
+	// table.
+	uses atomic.Int64
+}
+
+// hold counts a command, unless the unit was let go.
+func (l *lun) hold() bool {
+	for n := l.uses.Load(); n > 0; n = l.uses.Load() {
+		if l.uses.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *lun) letGo() {
+	if l.uses.Add(-1) == 0 {
+		l.unit.nexuses.Delete(l.nexus)
+		go func() { // closing a volume may wait
+			l.table.session.server.units.release(l.unit)
+			l.table.leaving.Done()
+		}()
+	}
+}
+
+// unitTable is what a session sees: a list that is replaced whole.
+type unitTable struct {
+	session *session
+	list    atomic.Pointer[[]*lun] // by number
+	absent  *lun                   // for all other numbers
+	change  sync.Mutex             // one change at a time; guards closed
+	closed  bool
+	leaving sync.WaitGroup // units that are not released yet
+}
+
+func (t *unitTable) all() []*lun {
+	if p := t.list.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// find returns the unit with a LUN, or what stands for one that is not there, held; nil
+// once the session is over.
+func (t *unitTable) find(n iscsi.LUN) *lun {
+	if l := t.present(n); l != nil {
+		return l
+	}
+	if t.absent.hold() {
+		return t.absent
+	}
+	return nil
+}
+
+// present returns the unit with a LUN, held, or nil.
+func (t *unitTable) present(n iscsi.LUN) *lun {
+	number, ok := n.Number()
+	if !ok {
+		return nil
+	}
+	for _, l := range t.all() {
+		if l.Number == number && l.hold() {
+			return l
+		}
+	}
+	return nil
+}
+
+func (t *unitTable) luns() []uint64 {
+	var luns []uint64
+	for _, l := range t.all() {
+		if n, ok := iscsi.LUNOf(l.Number); ok {
+			luns = append(luns, n.Uint64())
+		}
+	}
+	return luns
+}
+
+// set attaches what is new in the list and detaches what is no longer there. A volume
+// that is gone for good is left out, and logged: the others are worth a session. What
+// cannot be opened just now is an error.
+func (t *unitTable) set(ctx context.Context, want []registry.Unit) error {
+	t.change.Lock()
+	defer t.change.Unlock()
+	if t.closed {
+		return backend.ErrClosed
+	}
+	if t.absent == nil {
+		t.absent = t.join(registry.Unit{Number: -1}, t.session.server.units.absent)
+	}
+	var next, gone []*lun
+	for _, l := range t.all() {
+		if slices.Contains(want, l.Unit) {
+			next = append(next, l)
+		} else {
+			gone = append(gone, l)
+		}
+	}
+	var trouble error
+	for _, r := range want {
+		if slices.ContainsFunc(next, func(l *lun) bool { return l.Unit == r }) {
+			continue
+		}
+		u, err := t.session.server.units.acquire(ctx, r)
+		switch {
+		case err == nil:
+			next = append(next, t.join(r, u))
+		case errors.Is(err, backend.ErrNotFound):
+			t.session.server.log.Error("a logical unit has no volume", "target", t.session.target, "error", err)
+		default:
+			trouble = errors.Join(trouble, err)
+		}
+	}
+	slices.SortFunc(next, func(a, b *lun) int { return a.Number - b.Number })
+	t.list.Store(&next)
+	for _, l := range gone {
+		t.detach(l)
+	}
+	return trouble
+}
+
+// join makes a path of the session to a unit, which it takes over.
+func (t *unitTable) join(r registry.Unit, u *unit) *lun {
+	s := t.session
+	l := &lun{Unit: r, unit: u, table: t}
+	l.uses.Store(1)
+	t.leaving.Add(1)
+	l.nexus = u.Attach(s.initiatorPort(), scsi.Port{Name: s.targetPort(), Device: s.target, ID: s.server.opts.PortalGroup})
+	u.nexuses.Store(l.nexus, s)
+	return l
+}
+
+func (t *unitTable) detach(l *lun) { l.unit.Detach(l.nexus, l.letGo) }
+
+// abortAll ends the commands of the session.
+func (t *unitTable) abortAll() {
+	for _, l := range t.all() {
+		l.unit.AbortTaskSet(l.nexus, func() {})
+	}
+}
+
+func (t *unitTable) detachAll() {
+	t.change.Lock()
+	defer t.change.Unlock()
+	t.closed = true
+	for _, l := range t.all() {
+		t.detach(l)
+	}
+	t.list.Store(nil)
+	if t.absent != nil {
+		t.detach(t.absent)
+	}
+}
+
+// wait returns when every unit that was detached is released.
+func (t *unitTable) wait() { t.leaving.Wait() }
+
+// targetView is what a session needs of a target's configuration.
+type targetView interface {
+	Sees(initiator string) ([]registry.Unit, bool)
+}
+
+// attachUnits opens what the initiator may see of a target.
+func (s *session) attachUnits(ctx context.Context, t targetView) error {
+	seen, allowed := t.Sees(s.initiator)
+	if !allowed {
+		return iscsi.ErrNotAllowed
+	}
+	if err := s.units.set(ctx, seen); err != nil {
+		return fmt.Errorf("%w: %w", iscsi.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// targetsChanged brings the sessions up to date with the directory.
+func (s *Server) targetsChanged(names []string) {
+	for _, name := range names {
+		t, ok := s.directory.Target(name)
+		for _, x := range s.sessions.of(name) {
+			if !ok {
+				x.conn.abort("its target was removed")
+				continue
+			}
+			seen, allowed := t.Sees(x.initiator)
+			if !allowed {
+				x.conn.abort("it may no longer use the target")
+				continue
+			}
+			x.refresh(seen)
+		}
+	}
+}
+
+// refresh changes what the session sees.
+func (s *session) refresh(seen []registry.Unit) {
+	before := s.units.luns()
+	if err := s.units.set(s.conn.ctx, seen); err != nil && s.conn.ctx.Err() == nil {
+		s.server.log.Error("a logical unit cannot be served yet; initiators see it when they log in again", "target", s.target, "error", err)
+	}
+	if after := s.units.luns(); !slices.Equal(before, after) {
+		for _, l := range s.units.all() {
+			l.nexus.Notify(scsi.LUNsChanged)
+		}
+	}
+}
