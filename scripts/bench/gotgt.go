@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 
 	"github.com/gostor/gotgt/pkg/api"
@@ -28,9 +29,11 @@ func serveGoTgt(args []string) error {
 		return err
 	}
 	logrus.SetLevel(logrus.ErrorLevel)
-	scsi.RegisterBackingStore("bench", func() (api.BackingStore, error) {
-		return gotgtStore(make([]byte, mib<<20)), nil
-	})
+	memory := make([]byte, mib<<20)
+	for i := 0; i < len(memory); i += os.Getpagesize() {
+		memory[i] = 1 // or the first writes would wait for the kernel
+	}
+	scsi.RegisterBackingStore("bench", func() (api.BackingStore, error) { return gotgtStore(memory), nil })
 	c := &gotgt.Config{
 		Storages:     []gotgt.BackendStorage{{DeviceID: 1, Path: "bench:", Online: true, ThinProvisioning: true, BlockShift: 9}},
 		ISCSIPortals: []gotgt.ISCSIPortalInfo{{ID: 0, Portal: "127.0.0.1:" + args[0]}},

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -22,6 +23,7 @@ type config struct {
 	runtime  time.Duration
 	set      string
 	workload string
+	server   string
 	jsonFile string
 	copysets int
 }
@@ -42,6 +44,7 @@ func main() {
 	flag.StringVar(&c.set, "set", "memory,file,iscsi-memory,iscsi-file", "which comparisons: memory, file, cluster, iscsi-memory, iscsi-file")
 	flag.IntVar(&c.copysets, "copysets", 0, "copysets of the cluster, 0 for its default")
 	flag.StringVar(&c.workload, "workload", "", "only workloads whose name contains this")
+	flag.StringVar(&c.server, "server", "", "only servers whose name contains one of these words, divided by commas")
 	flag.StringVar(&c.jsonFile, "json", "", "write every single result to this file too")
 	flag.Parse()
 	exit(run(c))
@@ -80,6 +83,10 @@ func run(c config) error {
 		if err != nil {
 			return err
 		}
+		servers = slices.DeleteFunc(servers, func(s *server) bool { return !c.wants(s.name) })
+		if len(servers) == 0 {
+			return fmt.Errorf("no server of %s is called %q", set, c.server)
+		}
 		err = compare(c, set, servers, interrupted)
 		for _, s := range servers {
 			s.stop()
@@ -89,6 +96,10 @@ func run(c config) error {
 		}
 	}
 	return nil
+}
+
+func (c config) wants(server string) bool {
+	return slices.ContainsFunc(strings.Split(c.server, ","), func(word string) bool { return strings.Contains(server, word) })
 }
 
 // compare starts the servers of a set, fills their exports and runs every
