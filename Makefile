@@ -13,7 +13,7 @@ help:
 	@echo 'make run     build, serve ./data with a demo volume, print what to try; Ctrl-C stops'
 	@echo 'make test    go vet and every test, with the race detector'
 	@echo 'make test-faults  the long form of the fault tests: an hour of kills, hangs and cuts'
-	@echo 'make test-kernel  the long form of the kernel tests: half an hour of /dev/nbdX in a guest'
+	@echo 'make test-kernel  the long form of the kernel tests: half an hour of /dev/nbdX and iSCSI in a guest'
 	@echo 'make check   gofmt, vet, staticcheck, generated code, go.mod: what a commit must pass'
 	@echo 'make bench   compare with nbdkit, qemu-nbd and go-nbd'
 	@echo 'make fuzz    every fuzz target for FUZZTIME ($(FUZZTIME)) each'
@@ -48,6 +48,7 @@ test-faults:
 test-kernel:
 	@scripts/deps.sh test
 	@CURVE_KERNEL_LONG=1 scripts/e2e-kernel.sh -t 3600
+	@CURVE_KERNEL_LONG=1 scripts/e2e-kernel.sh -i -t 3600
 	@CURVE_KERNEL_LONG=1 $(GO) test -count=1 -v -timeout 30m -run '^TestSystemd$$' ./cmd/curve-nbd/kerneltest
 
 check:
