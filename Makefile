@@ -15,7 +15,7 @@ help:
 	@echo 'make test-faults  the long form of the fault tests: an hour of kills, hangs and cuts'
 	@echo 'make test-kernel  the long form of the kernel tests: half an hour of /dev/nbdX and iSCSI in a guest'
 	@echo 'make check   gofmt, vet, staticcheck, generated code, go.mod: what a commit must pass'
-	@echo 'make bench   compare with nbdkit, qemu-nbd and go-nbd'
+	@echo 'make bench   compare with nbdkit, qemu-nbd, go-nbd, tgt and gotgt'
 	@echo 'make fuzz    every fuzz target for FUZZTIME ($(FUZZTIME)) each'
 	@echo 'make build   bin/curve-nbd'
 	@echo 'make deb     bin/curve-nbd_VERSION_ARCH.deb'

@@ -27,6 +27,11 @@ import (
 // iscsiBlock is what initiators expect of a disk, and tgt's default.
 const iscsiBlock = 512
 
+func servesISCSI(bin string) bool {
+	out, err := exec.Command(bin, "serve", "--help").Output()
+	return err != nil || bytes.Contains(out, []byte("--iscsi-listen"))
+}
+
 // iscsiServers lists the targets of a comparison.
 func iscsiServers(set string, c config) ([]*server, error) {
 	self, err := os.Executable()

@@ -79,6 +79,10 @@ func run(c config) error {
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 
 	for _, set := range strings.Split(c.set, ",") {
+		if strings.HasPrefix(set, "iscsi-") && c.wants("curve-nbd") && !servesISCSI(c.bin) {
+			fmt.Fprintf(os.Stderr, "%s: NOT RUN: this curve-nbd has no serve --iscsi-listen\n", set)
+			continue
+		}
 		servers, err := serversOf(set, c)
 		if err != nil {
 			return err
