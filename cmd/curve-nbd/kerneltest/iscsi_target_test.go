@@ -20,8 +20,8 @@ type scsiTarget interface {
 	// chap makes initiators prove themselves, and mutual the target too.
 	chap(user, secret string)
 	mutual(user, secret string)
-	// grow gives the unit another size, false if it cannot.
-	grow(mib int) bool
+	// grow gives the unit another size.
+	grow(mib int)
 	// allocated is the space that the unit takes, in bytes.
 	allocated() int64
 	kill()
@@ -90,10 +90,9 @@ func (o *ourTarget) secret(text string) string {
 	return file
 }
 
-func (o *ourTarget) grow(mib int) bool {
+func (o *ourTarget) grow(mib int) {
 	o.g.t.Helper()
 	o.g.ok("volume", "resize", "disk", fmt.Sprintf("%dM", mib))
-	return true
 }
 
 // tgt is Debian's target, on a file in memory.
@@ -176,7 +175,14 @@ func (g *tgt) account(user, secret string, flags ...string) {
 
 func (g *tgt) chap(user, secret string)   { g.account(user, secret) }
 func (g *tgt) mutual(user, secret string) { g.account(user, secret, "--outgoing") }
-func (g *tgt) grow(int) bool              { return false }
+
+// grow starts it again: it looks at the size of its file only then.
+func (g *tgt) grow(mib int) {
+	g.t.Helper()
+	g.kill()
+	must(g.t, "truncate", "-s", fmt.Sprintf("%dM", mib), g.file)
+	g.start()
+}
 
 func (g *tgt) allocated() int64 {
 	g.t.Helper()

@@ -128,16 +128,16 @@ func testISCSIExt4(t *testing.T) {
 	if now := target.allocated(); now >= used {
 		t.Errorf("%d bytes are allocated after fstrim, %d before", now, used)
 	}
-	if target.grow(320) {
-		i.node("-R")
-		until(t, "the device has the new size", func() bool {
-			return strings.TrimSpace(must(t, "blockdev", "--getsize64", dev)) == strconv.Itoa(320<<20)
-		})
-		must(t, "resize2fs", dev)
-		var st syscall.Statfs_t
-		if err := syscall.Statfs(dir, &st); err != nil || int64(st.Blocks)*st.Bsize < 270<<20 {
-			t.Errorf("the file system has %d bytes after the resize, %v", int64(st.Blocks)*st.Bsize, err)
-		}
+	target.grow(320)
+	until(t, "the session is there", func() bool { return content(i.session()+"/state") == "LOGGED_IN" })
+	i.node("-R")
+	until(t, "the device has the new size", func() bool {
+		return strings.TrimSpace(must(t, "blockdev", "--getsize64", dev)) == strconv.Itoa(320<<20)
+	})
+	must(t, "resize2fs", dev)
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil || int64(st.Blocks)*st.Bsize < 270<<20 {
+		t.Errorf("the file system has %d bytes after the resize, %v", int64(st.Blocks)*st.Bsize, err)
 	}
 	wantSound(t, dir, dev)
 	must(t, "blkdiscard", "-z", "-l", "8M", dev)
