@@ -7,15 +7,16 @@ GO ?= go
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults test-kernel check bench fuzz build deb install gen clean
+.PHONY: help run test test-faults test-kernel check bench conformance fuzz build deb install gen clean
 
 help:
 	@echo 'make run     build, serve ./data with a demo volume, print what to try; Ctrl-C stops'
 	@echo 'make test    go vet and every test, with the race detector'
 	@echo 'make test-faults  the long form of the fault tests: an hour of kills, hangs and cuts'
-	@echo 'make test-kernel  the long form of the kernel tests: half an hour of /dev/nbdX in a guest'
+	@echo 'make test-kernel  the long form of the kernel tests: half an hour of /dev/nbdX and iSCSI in a guest'
 	@echo 'make check   gofmt, vet, staticcheck, generated code, go.mod: what a commit must pass'
-	@echo 'make bench   compare with nbdkit, qemu-nbd and go-nbd'
+	@echo 'make bench   compare with nbdkit, qemu-nbd, go-nbd, tgt and gotgt'
+	@echo 'make conformance  libiscsi'"'"'s tests of iSCSI targets, ours beside tgt'
 	@echo 'make fuzz    every fuzz target for FUZZTIME ($(FUZZTIME)) each'
 	@echo 'make build   bin/curve-nbd'
 	@echo 'make deb     bin/curve-nbd_VERSION_ARCH.deb'
@@ -48,6 +49,7 @@ test-faults:
 test-kernel:
 	@scripts/deps.sh test
 	@CURVE_KERNEL_LONG=1 scripts/e2e-kernel.sh -t 3600
+	@CURVE_KERNEL_LONG=1 scripts/e2e-kernel.sh -i -t 3600
 	@CURVE_KERNEL_LONG=1 $(GO) test -count=1 -v -timeout 30m -run '^TestSystemd$$' ./cmd/curve-nbd/kerneltest
 
 check:
@@ -58,6 +60,9 @@ bench:
 	@scripts/deps.sh bench
 	@$(MAKE) --no-print-directory build
 	@scripts/bench.sh
+
+conformance:
+	@scripts/iscsi-conformance.sh
 
 fuzz:
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh

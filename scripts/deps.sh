@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a target needs and this machine lacks, with apt-get:
 #
-#   scripts/deps.sh run|test|bench|check
+#   scripts/deps.sh run|test|bench|iscsi|check
 #
 # Debian 12 with git, make and Go is the starting point. Quick and silent when
 # nothing is missing, so every make target calls it. A "need" is a command to
@@ -31,16 +31,27 @@ needs_test=(
   mkfs.xfs:xfsprogs
   sfdisk:fdisk
   dmsetup:dmsetup
+  iscsi-test-cu:libiscsi-bin
+  "@/usr/lib/$(uname -m)-linux-gnu/qemu/block-iscsi.so:qemu-block-extra" # iscsi:// for qemu-img
+  iscsid:open-iscsi
+  multipathd:multipath-tools
 )
-needs_bench=(fio:fio nbdkit:nbdkit qemu-nbd:qemu-utils nbdinfo:libnbd-bin python3:python3-minimal)
+needs_bench=(
+  fio:fio nbdkit:nbdkit qemu-nbd:qemu-utils nbdinfo:libnbd-bin python3:python3-minimal
+  tgtd:tgt iscsi-perf:libiscsi-bin "@/usr/lib/$(uname -m)-linux-gnu/qemu/block-iscsi.so:qemu-block-extra"
+)
+needs_iscsi=( # scripts/iscsi-conformance.sh
+  tgtd:tgt iscsi-test-cu:libiscsi-bin qemu-img:qemu-utils "@/usr/lib/$(uname -m)-linux-gnu/qemu/block-iscsi.so:qemu-block-extra"
+)
 needs_check=(protoc:protobuf-compiler)
 
 case "${1:-}" in
   run) needs=("${needs_run[@]}") ;;
   test) needs=("${needs_test[@]}") ;;
   bench) needs=("${needs_bench[@]}") ;;
+  iscsi) needs=("${needs_iscsi[@]}") ;;
   check) needs=("${needs_check[@]}") ;;
-  *) echo "usage: scripts/deps.sh run|test|bench|check" >&2; exit 2 ;;
+  *) echo "usage: scripts/deps.sh run|test|bench|iscsi|check" >&2; exit 2 ;;
 esac
 
 # mkfs and mount live in sbin, which is not on every user's PATH.

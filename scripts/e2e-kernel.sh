@@ -3,21 +3,22 @@
 # file system and runs the kernel tests in it: volumes as /dev/nbdN, with file
 # systems on them.
 #
-#   scripts/e2e-kernel.sh [-t SECONDS] [-m MIB] [-s | -c COMMAND] [TEST...]
+#   scripts/e2e-kernel.sh [-t SECONDS] [-m MIB] [-i | -s | -c COMMAND] [TEST...]
 #
-# TESTs are names for go test -run, below TestKernel: all if none is given. -c runs
-# a shell command in the guest instead. -s runs TestSystemd, in a guest whose first
-# process is systemd and which is booted twice; its files are kept in between. The exit
-# code is the guest's; 124 when it took too long, 125 when the guest could not be
-# started.
+# TESTs are names for go test -run, below TestKernel: all if none is given. -i runs
+# TestISCSI instead: the kernel's iSCSI initiator on our target. -c runs a shell command
+# in the guest. -s runs TestSystemd, in a guest whose first process is systemd and which
+# is booted twice; its files are kept in between. The exit code is the guest's; 124 when
+# it took too long, 125 when the guest could not be started.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-limit=900 memory=1536 command='' systemd=''
-while getopts t:m:sc: flag; do
+limit=900 memory=1536 command='' systemd='' iscsi=''
+while getopts t:m:isc: flag; do
   case $flag in
     t) limit=$OPTARG ;;
     m) memory=$OPTARG ;;
+    i) iscsi=yes ;;
     s) systemd=yes ;;
     c) command=$OPTARG ;;
     *) exit 125 ;;
@@ -44,6 +45,10 @@ cp scripts/kernel/{init,init-systemd} "$job"
 chmod +x "$job/init"
 CGO_ENABLED=0 go build -o "$job/curve-nbd" ./cmd/curve-nbd
 boots=('') disk=() suite=TestKernel program=$job/curve-nbd
+if [[ -n $iscsi ]]; then
+  command -v iscsid >/dev/null || failed "iscsid is missing: scripts/deps.sh test installs it"
+  suite=TestISCSI
+fi
 if [[ -n $systemd ]]; then
   [[ -x /lib/systemd/systemd && -x /bin/udevadm ]] || failed "systemd or udev is missing: scripts/deps.sh test installs it"
   BINARY=$job/curve-nbd COMPRESSION=none scripts/deb.sh "$job" >/dev/null
@@ -56,7 +61,7 @@ if [[ -z $command ]]; then
   names=$(IFS='|'; echo "$*")
   command="CURVE_NBD=$program ./kernel.test -test.v -test.timeout=${limit}s -test.run='^$suite\$/(${names:-.})'"
 fi
-printf '#!/bin/sh\nexport CURVE_IN_KERNEL=1 CURVE_KERNEL_LONG=%s\n%s\n' "${CURVE_KERNEL_LONG:-}" "$command" >"$job/run"
+printf '#!/bin/sh\nexport CURVE_IN_KERNEL=1 CURVE_KERNEL_LONG=%s CURVE_ISCSI_PEER=%s\n%s\n' "${CURVE_KERNEL_LONG:-}" "${CURVE_ISCSI_PEER:-}" "$command" >"$job/run"
 chmod +x "$job/run"
 
 # boot runs the guest once. The status file is there once its job is done.

@@ -53,7 +53,10 @@ var mayImport = map[string][]string{
 	"iscsi/target":              {"backend", "volume", "gateway", "gateway/stream", "iscsi", "iscsi/registry", "iscsi/scsi"},
 	"cmd/curve-nbd/e2e":         {},
 	"cmd/curve-nbd/kerneltest":  {},
-	"scripts/bench":             {},
+	"scripts/bench":             {"scripts/iscsitarget"},
+	"scripts/iscsi-conformance": {"scripts/iscsitarget", "scripts/testcu"},
+	"scripts/iscsitarget":       {},
+	"scripts/testcu":            {},
 	"cmd/curve-nbd":             {"backend/...", "volume", "gateway/...", "iscsi/...", "nbd/..."},
 }
 
@@ -69,6 +72,8 @@ var mayUse = map[string][]string{
 	"github.com/hashicorp/raft":    {"backend/copyset/...", "backend/chunkserver"},
 	"go.etcd.io/bbolt":             {"backend/mds"},
 	"github.com/mdlayher/":         {"nbd/kernel"},
+	"github.com/gostor/gotgt":      {"scripts/bench"},
+	"github.com/sirupsen/logrus":   {"scripts/bench"},
 }
 
 // vagueNames say nothing about what is inside.

@@ -1,7 +1,6 @@
-// Command bench compares curve-nbd with other NBD servers on this machine: all
-// of them serve a unix socket, fio drives one after the other, round after
-// round, and the table shows medians and ratios of the same run. Run it through
-// `make bench`.
+// Command bench compares curve-nbd with other NBD servers and iSCSI targets on this
+// machine: one client drives one after the other, round after round, and the table
+// shows medians and ratios of the same run. Run it through `make bench`.
 package main
 
 import (
@@ -10,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -23,6 +23,7 @@ type config struct {
 	runtime  time.Duration
 	set      string
 	workload string
+	server   string
 	jsonFile string
 	copysets int
 }
@@ -31,15 +32,19 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "go-nbd" {
 		exit(serveGoNBD(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == "gotgt" {
+		exit(serveGoTgt(os.Args[2:]))
+	}
 	var c config
 	flag.StringVar(&c.bin, "bin", "bin/curve-nbd", "the curve-nbd to measure")
 	flag.StringVar(&c.dir, "dir", "", "where the files of the file servers go (default: a new directory in .cache)")
 	flag.IntVar(&c.sizeMiB, "size", 1024, "size of the exports, MiB")
 	flag.IntVar(&c.rounds, "rounds", 5, "times that each server runs each workload")
 	flag.DurationVar(&c.runtime, "time", 2*time.Second, "length of one run")
-	flag.StringVar(&c.set, "set", "memory,file", "which comparisons: memory, file, cluster")
+	flag.StringVar(&c.set, "set", "memory,file,iscsi-memory,iscsi-file", "which comparisons: memory, file, cluster, iscsi-memory, iscsi-file")
 	flag.IntVar(&c.copysets, "copysets", 0, "copysets of the cluster, 0 for its default")
 	flag.StringVar(&c.workload, "workload", "", "only workloads whose name contains this")
+	flag.StringVar(&c.server, "server", "", "only servers whose name contains one of these words, divided by commas")
 	flag.StringVar(&c.jsonFile, "json", "", "write every single result to this file too")
 	flag.Parse()
 	exit(run(c))
@@ -74,9 +79,17 @@ func run(c config) error {
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 
 	for _, set := range strings.Split(c.set, ",") {
+		if strings.HasPrefix(set, "iscsi-") && c.wants("curve-nbd") && !servesISCSI(c.bin) {
+			fmt.Fprintf(os.Stderr, "%s: NOT RUN: this curve-nbd has no serve --iscsi-listen\n", set)
+			continue
+		}
 		servers, err := serversOf(set, c)
 		if err != nil {
 			return err
+		}
+		servers = slices.DeleteFunc(servers, func(s *server) bool { return !c.wants(s.name) })
+		if len(servers) == 0 {
+			return fmt.Errorf("no server of %s is called %q", set, c.server)
 		}
 		err = compare(c, set, servers, interrupted)
 		for _, s := range servers {
@@ -89,6 +102,10 @@ func run(c config) error {
 	return nil
 }
 
+func (c config) wants(server string) bool {
+	return slices.ContainsFunc(strings.Split(c.server, ","), func(word string) bool { return strings.Contains(server, word) })
+}
+
 // compare starts the servers of a set, fills their exports and runs every
 // workload on each in turn.
 func compare(c config, set string, servers []*server, interrupted <-chan os.Signal) error {
@@ -96,12 +113,12 @@ func compare(c config, set string, servers []*server, interrupted <-chan os.Sign
 		if err := s.start(); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		if _, err := s.fio(workload{"fill", "write", "1M", 8, 1}, 0, c.sizeMiB); err != nil {
+		if _, err := s.run(workload{name: "fill", rw: "write", bs: "1M", depth: 8, numJobs: 1}, 0, c.sizeMiB); err != nil {
 			return fmt.Errorf("fill %s: %w", s.name, err)
 		}
 	}
 	results := newResults(set, servers)
-	for _, w := range workloads(c.workload) {
+	for _, w := range workloads(set, c.workload) {
 		for round := range c.rounds {
 			for i := range servers {
 				// Another one goes first each round.
@@ -111,7 +128,7 @@ func compare(c config, set string, servers []*server, interrupted <-chan os.Sign
 					return fmt.Errorf("interrupted")
 				default:
 				}
-				r, err := s.fio(w, c.runtime, c.sizeMiB)
+				r, err := s.run(w, c.runtime, c.sizeMiB)
 				if err != nil {
 					return fmt.Errorf("%s on %s: %w", w.name, s.name, err)
 				}

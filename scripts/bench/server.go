@@ -13,9 +13,11 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/opencurve/curve-nbd/scripts/iscsitarget"
 )
 
-// server is one NBD server under test, on a unix socket of its own.
+// server is one server under test: of NBD, on a unix socket of its own, or of iSCSI.
 type server struct {
 	name   string
 	socket string
@@ -26,6 +28,11 @@ type server struct {
 	size   int64
 	// file is set where there is no server and fio works on the file.
 	file string
+	// startTarget starts an iSCSI target, which is then target. counts is how many
+	// requests of a workload fill the time of a run.
+	startTarget func() (*iscsitarget.Target, error)
+	target      *iscsitarget.Target
+	counts      map[string]int
 	// others are processes that serve with it; down ends them.
 	others []process
 	down   func()
@@ -86,8 +93,10 @@ func serversOf(set string, c config) ([]*server, error) {
 		}, nil
 	case "cluster":
 		return clusterServers(c, ours)
+	case "iscsi-memory", "iscsi-file":
+		return iscsiServers(set, c)
 	}
-	return nil, fmt.Errorf("no comparison %q: choose memory, file or cluster", set)
+	return nil, fmt.Errorf("no comparison %q: choose memory, file, cluster, iscsi-memory or iscsi-file", set)
 }
 
 func (s *server) start() error {
@@ -101,6 +110,12 @@ func (s *server) start() error {
 	}
 	if s.file != "" {
 		return nil
+	}
+	if s.startTarget != nil {
+		var err error
+		s.counts = make(map[string]int)
+		s.target, err = s.startTarget()
+		return err
 	}
 	s.cmd = exec.Command(s.argv[0], s.argv[1:]...)
 	s.cmd.Stderr = &s.log
@@ -143,6 +158,9 @@ func (s *server) stop() {
 	if s.down != nil {
 		defer s.down()
 	}
+	if s.target != nil {
+		s.target.Stop()
+	}
 	if s.cmd == nil || s.cmd.Process == nil {
 		return
 	}
@@ -165,6 +183,14 @@ type result struct {
 	CPUMicros float64 `json:"server_cpu_us_per_io"`
 	// ByProcess is CPUMicros of each process, where there are several.
 	ByProcess []float64 `json:"by_process,omitempty"`
+}
+
+// run runs one workload; with no runtime it goes over the export once.
+func (s *server) run(w workload, runtime time.Duration, sizeMiB int) (result, error) {
+	if s.target != nil {
+		return s.iscsi(w, runtime, sizeMiB)
+	}
+	return s.fio(w, runtime, sizeMiB)
 }
 
 // fio runs one workload; with no runtime it goes over the export once.
@@ -226,11 +252,17 @@ func (s *server) cpuTimes() ([]time.Duration, error) {
 	if s.file != "" {
 		return nil, nil
 	}
+	pid, log := 0, s.log.String
+	if s.target != nil {
+		pid, log = s.target.PID(), s.target.Log
+	} else {
+		pid = s.cmd.Process.Pid
+	}
 	var times []time.Duration
-	for _, p := range append([]process{{s.name, s.cmd.Process.Pid}}, s.others...) {
+	for _, p := range append([]process{{s.name, pid}}, s.others...) {
 		t, err := cpuTime(p.pid)
 		if err != nil {
-			return nil, fmt.Errorf("%s is gone: %s", p.name, s.log.String())
+			return nil, fmt.Errorf("%s is gone: %s", p.name, log())
 		}
 		times = append(times, t)
 	}

@@ -98,7 +98,15 @@ func testLeaderKilled(t *testing.T) {
 	dev := g.device("replicated", "128M")
 	dir := mount(t, "ext4", dev)
 	kills := inForm(2, 24)
-	l := startLoad(t, dir, time.Duration(kills)*5*time.Second)
+	c.killLeaders(kills, startLoad(t, dir, time.Duration(kills)*5*time.Second))
+	wantSound(t, dir, dev)
+	g.ok("unmap", dev)
+}
+
+// killLeaders kills the chunkserver that leads most, every 5 s under a load of that
+// length.
+func (c *cluster) killLeaders(kills int, l *load) {
+	c.t.Helper()
 	for range kills {
 		begun := time.Now()
 		c.awaitHealthy()
@@ -108,8 +116,6 @@ func testLeaderKilled(t *testing.T) {
 		time.Sleep(time.Until(begun.Add(5 * time.Second))) // how often it dies
 	}
 	l.end()
-	wantSound(t, dir, dev)
-	g.ok("unmap", dev)
 }
 
 // testNoMDS: open devices need no MDS.

@@ -27,6 +27,7 @@ type gateway struct {
 	control string
 	logPath string
 	backend []string // serve's flags for it
+	front   []string // and for what clients connect to besides
 	under   []string // the command that it runs under, if any
 	cmd     *exec.Cmd
 	exited  chan struct{}
@@ -97,7 +98,7 @@ func (g *gateway) start(flags ...string) {
 	defer log.Close()
 	command := append(slices.Clone(g.under), os.Getenv("CURVE_NBD"), "serve", "--control", g.control,
 		"--nbd-listen", "unix:"+filepath.Join(g.dir, "nbd.sock"))
-	command = append(append(command, g.backend...), flags...)
+	command = append(append(append(command, g.backend...), g.front...), flags...)
 	g.cmd = exec.Command(command[0], command[1:]...)
 	g.cmd.Stdout, g.cmd.Stderr = log, log
 	if err := g.cmd.Start(); err != nil {

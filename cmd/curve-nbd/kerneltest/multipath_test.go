@@ -1,0 +1,124 @@
+package kerneltest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// multipathConfig has multipathd ask the targets which path is the better one (ALUA),
+// and keep requests while there is none.
+const multipathConfig = `defaults {
+  find_multipaths no
+  polling_interval 1
+  path_checker tur
+  prio alua
+  path_grouping_policy group_by_prio
+  failback immediate
+  no_path_retry queue
+}
+`
+
+// startMultipath starts udev, by which multipathd knows of devices, and multipathd.
+func startMultipath(t *testing.T) {
+	t.Helper()
+	must(t, "modprobe", "-a", "dm-multipath", "dm-service-time")
+	if err := os.WriteFile("/etc/multipath.conf", []byte(multipathConfig), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "/lib/systemd/systemd-udevd", "--daemon")
+	must(t, "udevadm", "trigger")
+	log, err := os.Create("/run/multipathd.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command("multipathd", "-d", "-s")
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		exec.Command("multipath", "-F").Run()
+		cmd.Process.Kill()
+		cmd.Wait()
+		exec.Command("udevadm", "control", "--exit").Run()
+		if t.Failed() {
+			said, _ := exec.Command("tail", "-30", "/run/multipathd.log").Output()
+			t.Logf("multipathd said:\n%s", said)
+		}
+	})
+}
+
+// twoTargets are two that serve one unit under the same name.
+func twoTargets(t *testing.T) [2]scsiTarget {
+	t.Helper()
+	if os.Getenv(peerEnv) == "tgt" {
+		first := startTgt(t, iqnOf(t), 128)
+		second := &tgt{t: t, iqn: first.iqn, file: first.file, number: 1}
+		t.Cleanup(second.kill)
+		second.start()
+		return [2]scsiTarget{first, second}
+	}
+	mds := startCluster(t).status().MDS[0].Address
+	var both [2]scsiTarget
+	for n := range both {
+		g := newGateway(t, "--mds", mds)
+		o := serveTarget(g, 3260+n)
+		if n == 0 {
+			g.ok("volume", "create", "disk", "--size", "128M")
+			o.export(iqnOf(t))
+		}
+		both[n] = o
+	}
+	return both
+}
+
+// testMultipath: two sessions to one unit through two targets, each of which dies in
+// turn under load.
+func testMultipath(t *testing.T) {
+	targets := twoTargets(t)
+	startMultipath(t)
+	var paths [2]*initiator
+	for n, target := range targets {
+		portal, lun := target.where()
+		paths[n] = newInitiator(t, iqnOf(t), portal, lun)
+		// A path that is down shall say so soon, as there is another one.
+		paths[n].set("node.session.timeo.replacement_timeout", "2", "node.conn[0].timeo.noop_out_interval", "1", "node.conn[0].timeo.noop_out_timeout", "2")
+		paths[n].login()
+	}
+	dev := ""
+	until(t, "multipathd has one device of two paths", func() bool {
+		names, _ := filepath.Glob("/dev/mapper/*")
+		for _, name := range names {
+			if strings.Count(must(t, "multipath", "-ll"), " ready ") == 2 && !strings.HasSuffix(name, "/control") {
+				dev = name
+			}
+		}
+		return dev != ""
+	})
+	t.Logf("paths:\n%s", must(t, "multipath", "-ll"))
+	dir := mount(t, "ext4", dev)
+	kernel, err := filepath.EvalSymlinks(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const times = 4
+	l := startLoad(t, dir, times*15*time.Second)
+	for n := range times {
+		l.working(kernel)
+		targets[n%2].kill()
+		l.working(kernel) // through the other one
+		targets[n%2].start()
+		until(t, "both paths are back", func() bool { return strings.Count(must(t, "multipath", "-ll"), " ready ") == 2 })
+	}
+	l.end()
+	wantSound(t, dir, dev)
+	must(t, "multipath", "-f", filepath.Base(dev))
+	for _, path := range paths {
+		path.logout()
+	}
+}
