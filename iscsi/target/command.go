@@ -12,26 +12,26 @@ func (s *session) scsiCommand(p *pdu) error {
 	if err := c.Decode(p.bhs); err != nil {
 		return s.refuse(p, err)
 	}
-	serve, err := s.inOrder(c.CmdSN, c.Immediate)
+	due, err := s.inOrder(c.CmdSN, c.Immediate)
 	if err != nil {
 		return err
 	}
-	if !serve {
+	if !due {
 		return s.skip(p)
 	}
-	if c.Immediate && !s.takeImmediate() {
+	extra, err := iscsi.ParseCommandAHS(p.ahs)
+	if err != nil {
+		return s.refuse(p, err)
+	}
+	if s.underWay(c.InitiatorTaskTag) { // 11.2.1.8
+		return s.reject(p, iscsi.RejectTaskInProgress)
+	}
+	if !s.takePlace(c.Immediate) {
 		return s.reject(p, iscsi.RejectImmediateCommand)
 	}
 	t := newTask(s)
 	t.took(&c)
-	if len(p.ahs) > 0 {
-		extra, err := iscsi.ParseCommandAHS(p.ahs)
-		if err != nil {
-			s.forget(t)
-			return s.refuse(p, err)
-		}
-		t.command.CDB = t.cdb[:len(c.CDB)+copy(t.cdb[len(c.CDB):], extra.ExtendedCDB)]
-	}
+	t.command.CDB = t.cdb[:len(c.CDB)+copy(t.cdb[len(c.CDB):], extra.ExtendedCDB)]
 	t.command.ExpectedIn = int64(t.expectedIn())
 	t.began = s.arrived()
 	if t.lun = s.units.find(c.LUN); t.lun == nil {
@@ -106,9 +106,7 @@ func (s *session) execute(t *task) error {
 	if t.began.IsZero() {
 		t.began = volume.Now()
 	}
-	if !s.register(t, phaseExecuting) {
-		return s.duplicate(t)
-	}
+	s.register(t, phaseExecuting)
 	s.writer.begin()
 	if !t.lun.unit.Execute(&t.command) {
 		return nil
@@ -117,14 +115,17 @@ func (s *session) execute(t *task) error {
 	return s.answer(t, iscsi.BHSSize+int(t.dataIn()))
 }
 
-// register makes a task known, in a phase; false if there is another with its tag.
-func (s *session) register(t *task, in phase) bool {
+// register makes a task known, in a phase.
+func (s *session) register(t *task, in phase) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old := s.tasks[t.itt]; old != nil && old != t {
-		return false
-	}
 	t.phase = in
 	s.tasks[t.itt] = t
-	return true
+}
+
+// underWay says that a task has that tag which is not answered at once.
+func (s *session) underWay(itt uint32) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tasks[itt] != nil
 }

@@ -46,6 +46,7 @@ type command struct {
 	attached, unsolicited int
 	ahs                   []byte
 	tag                   uint32
+	asked                 int // R2Ts that the test took itself
 }
 
 // result is how a command ended.
@@ -152,8 +153,8 @@ func (i *initiator) take(c *command, r *result, a answer) bool {
 	case iscsi.OpR2T:
 		var q iscsi.R2T
 		must(i.t, q.Decode(&a.BHS))
-		if int(q.R2TSN) != len(r.r2ts) {
-			i.t.Fatalf("R2TSN %d, want %d", q.R2TSN, len(r.r2ts))
+		if int(q.R2TSN) != len(r.r2ts)+c.asked {
+			i.t.Fatalf("R2TSN %d, want %d", q.R2TSN, len(r.r2ts)+c.asked)
 		}
 		r.r2ts = append(r.r2ts, q)
 		end := int(q.BufferOffset) + int(q.DesiredLength)
@@ -176,7 +177,7 @@ func (i *initiator) take(c *command, r *result, a answer) bool {
 		s := new(iscsi.ScsiResponse)
 		must(i.t, s.Decode(&a.BHS))
 		r.status, r.residual, r.response = s.Status, s.Residual, s
-		if int(s.ExpDataSN) != len(r.ins)+len(r.r2ts) {
+		if int(s.ExpDataSN) != len(r.ins)+len(r.r2ts)+c.asked {
 			i.t.Fatalf("ExpDataSN %d after %d Data-In and %d R2T", s.ExpDataSN, len(r.ins), len(r.r2ts))
 		}
 		if len(a.data) > 2 {

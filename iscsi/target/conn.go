@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"sync/atomic"
@@ -108,7 +109,9 @@ func (c *conn) check(clock int64) {
 	if c.out.Stalled(before) {
 		c.abort("does not take its answers")
 	}
-	if s := c.session.Load(); s != nil {
+	// One that is slow to send or to take something is there; a ping would wait for
+	// its turn.
+	if s := c.session.Load(); s != nil && !c.in.Stalled(math.MaxInt64) && !c.out.Stalled(math.MaxInt64) {
 		s.keepAlive(clock)
 	}
 }

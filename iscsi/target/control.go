@@ -47,7 +47,7 @@ func (s *session) keepAlive(clock int64) {
 	heard := s.conn.heard.Load()
 	s.mu.Lock()
 	pinged := s.pinged
-	if heard > pinged {
+	if heard >= pinged { // the clock is coarse: an answer may come within one tick
 		pinged, s.pinged = 0, 0
 	}
 	ask := pinged == 0 && clock-heard > limit
@@ -94,6 +94,9 @@ func (s *session) logoutRequest(p *pdu) error {
 	if err := l.Decode(p.bhs); err != nil {
 		return s.refuse(p, err)
 	}
+	if l.Reason > iscsi.LogoutRecovery {
+		return s.reject(p, iscsi.RejectInvalidField)
+	}
 	serve, err := s.admit(p, l.CmdSN)
 	if !serve {
 		return err
@@ -104,8 +107,6 @@ func (s *session) logoutRequest(p *pdu) error {
 		result = iscsi.LogoutRecoveryNotSupported
 	case l.Reason == iscsi.LogoutConnection && l.CID != s.cid:
 		result = iscsi.LogoutCIDNotFound
-	case l.Reason > iscsi.LogoutRecovery:
-		return s.reject(p, iscsi.RejectInvalidField)
 	}
 	if result != iscsi.LogoutDone {
 		return s.answer(s.answering(l.Immediate, logoutAnswer(&l, result)), iscsi.BHSSize)
@@ -145,16 +146,16 @@ func (s *session) textRequest(p *pdu) error {
 	if !p.buffered() { // 16 KiB are more than any text we take
 		return s.reject(p, iscsi.RejectOutOfResources)
 	}
-	bhs, text := *p.bhs, slices.Clone(p.data)
-	serve, err := s.admit(p, r.CmdSN)
-	if !serve {
+	if due, err := s.inOrder(r.CmdSN, r.Immediate); !due {
 		return err
 	}
-	answer, err := s.exchangeText(&r, text)
+	answer, err := s.exchangeText(&r, p.data)
 	if err != nil {
 		s.exchange = exchange{}
-		s.server.log.Warn("text request refused", "initiator", s.initiator, "error", err)
-		return s.answer(s.answering(r.Immediate, newReject(&bhs, iscsi.RejectProtocolError)), 2*iscsi.BHSSize)
+		return s.refuse(p, err)
+	}
+	if !s.takePlace(r.Immediate) {
+		return s.reject(p, iscsi.RejectImmediateCommand)
 	}
 	return s.answer(s.answering(r.Immediate, answer), iscsi.BHSSize+len(answer.data))
 }

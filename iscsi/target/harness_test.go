@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every wait for something that must happen.
-const patience = 30 * time.Second
+const patience = 10 * time.Second
 
 const (
 	targetName    = "iqn.2026-11.io.curve:vm1"

@@ -20,6 +20,11 @@ func (s *session) taskRequest(p *pdu) error {
 		return err
 	}
 	s.server.log.Info("task management", "initiator", s.initiator, "target", s.target, "function", r.Function, "lun", r.LUN)
+	// What was answered must not come behind the answer to this: the initiator would
+	// take it for that of another task.
+	if err := s.flush(); err != nil {
+		return err
+	}
 	s.writer.begin()
 	finish := func(result iscsi.TaskResult) { s.writer.finish(s.taskAnswer(&r, result)) }
 	switch r.Function {
@@ -76,10 +81,13 @@ func (s *session) abortTask(r *iscsi.TaskRequest) {
 	switch {
 	case t == nil:
 		s.mu.Unlock()
-		// A command that was never received counts as aborted (11.6.1), if it can
-		// still come; one that is over does not exist.
+		// A command that was sent before this request and never received counts as
+		// received, and as aborted (11.6.1): so an initiator fills the place of one
+		// that was rejected. One that is over does not exist.
 		result := iscsi.TaskUnknown
-		if !iscsi.SNBefore(r.RefCmdSN, s.expCmdSN.Load()) && r.RefCmdSN != r.CmdSN {
+		if next := s.expCmdSN.Load(); r.RefCmdSN == next && iscsi.SNBefore(next, r.CmdSN) {
+			s.expCmdSN.Store(next + 1)
+			s.sender.maxCmdSN.Add(1)
 			result = iscsi.TaskComplete
 		}
 		s.writer.finish(s.taskAnswer(r, result))

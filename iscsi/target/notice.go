@@ -48,13 +48,13 @@ func (n *notice) sent() {
 // there is nothing more to do for it. What it is answered with must be of answering.
 func (s *session) admit(p *pdu, cmdSN uint32) (serve bool, err error) {
 	immediate := p.bhs.Immediate()
-	serve, err = s.inOrder(cmdSN, immediate)
+	due, err := s.inOrder(cmdSN, immediate)
 	switch {
 	case err != nil:
 		return false, err
-	case !serve:
+	case !due:
 		return false, s.skip(p)
-	case immediate && !s.takeImmediate():
+	case !s.takePlace(immediate):
 		return false, s.reject(p, iscsi.RejectImmediateCommand)
 	}
 	return true, nil
@@ -87,8 +87,8 @@ func (s *session) reject(p *pdu, reason iscsi.RejectReason) error {
 	return s.answer(n, 2*iscsi.BHSSize)
 }
 
-// refuse rejects a PDU for what is wrong with it. A request that is not immediate
-// has taken its place all the same, or the window would stand still.
+// refuse rejects a PDU for what is wrong with it. The place of a request that is not
+// immediate stays free: the initiator has to fill it (7.3).
 func (s *session) refuse(p *pdu, err error) error {
 	reason := iscsi.RejectProtocolError
 	if bad, ok := err.(*iscsi.PDUError); ok {

@@ -112,9 +112,7 @@ func (s *session) starve(t *task) error {
 	if t.began.IsZero() {
 		t.began = volume.Now()
 	}
-	if !s.register(t, phaseStarved) {
-		return s.duplicate(t)
-	}
+	s.register(t, phaseStarved)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.starved.queue = append(s.starved.queue, t)

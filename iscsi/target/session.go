@@ -58,6 +58,7 @@ func newSession(c *conn, r *iscsi.SessionRequest) *session {
 		id:        nexusID{r.Initiator, r.Target, r.ISID},
 		initiator: r.Initiator, target: r.Target, user: r.CHAPName, discovery: r.Discovery,
 		cid:    r.CID,
+		since:  time.Now(),
 		params: r.Parameters,
 		tasks:  make(map[uint32]*task),
 		over:   make(chan struct{}),
@@ -70,7 +71,6 @@ func newSession(c *conn, r *iscsi.SessionRequest) *session {
 // start begins the full feature phase.
 func (s *session) start(r *iscsi.LoginResult) {
 	s.params, s.negotiation = r.Parameters, r.Negotiation
-	s.since = time.Now()
 	s.limits = iscsi.Limits{MaxDataSegment: int(r.Parameters.MaxRecvDataSegmentLength), MaxAHS: iscsi.MaxCommandAHS}
 	s.digests = digests{header: r.Parameters.HeaderDigest != iscsi.DigestNone, data: r.Parameters.DataDigest != iscsi.DigestNone}
 	s.expCmdSN.Store(r.CmdSN)
@@ -93,7 +93,7 @@ func (s *session) abandon() {
 // is aborted and waited for, and nothing of it lasts.
 func (s *session) end(cause error) {
 	if cause != nil && cause != errOver && !s.conn.draining.Load() {
-		s.conn.cancel(cause)
+		s.conn.fail(cause) // now, though commands may be in execution for long
 	}
 	s.batch.release()
 	s.dropWaiting(func(*task) bool { return true })

@@ -41,6 +41,7 @@ func (s *session) transmit() error {
 		if err == nil && served > 1 {
 			// An initiator with a full queue has probably sent more meanwhile.
 			if err = c.in.More(); err == nil {
+				c.heard.Store(s.server.clock.Load())
 				continue
 			}
 			if err == stream.ErrNothingYet {
@@ -233,17 +234,16 @@ func (s *session) serve(p *pdu) error {
 	return s.reject(p, iscsi.RejectCommandNotSupported)
 }
 
-// inOrder takes the place of a request in the command window (4.2.2.1). A request
-// that is not to be served is dropped, as the standard says; so is one that came
-// before. One that leaves a gap breaks the order of this connection, which is the
-// only one: the gap would never be filled.
-func (s *session) inOrder(cmdSN uint32, immediate bool) (serve bool, err error) {
+// inOrder says whether a request is due (4.2.2.1); takePlace follows, unless it is
+// rejected (7.3). One that came before, or is beyond the window, is to be dropped. One
+// that leaves a gap breaks the order of this connection, which is the only one: the gap
+// would never be filled.
+func (s *session) inOrder(cmdSN uint32, immediate bool) (due bool, err error) {
 	if immediate {
 		return true, nil
 	}
 	next := s.expCmdSN.Load()
 	if cmdSN == next && !iscsi.SNBefore(s.sender.maxCmdSN.Load(), cmdSN) {
-		s.expCmdSN.Store(next + 1)
 		return true, nil
 	}
 	if iscsi.SNBefore(cmdSN, next) || iscsi.SNBefore(s.sender.maxCmdSN.Load(), cmdSN) {
@@ -251,6 +251,16 @@ func (s *session) inOrder(cmdSN uint32, immediate bool) (serve bool, err error) 
 		return false, nil
 	}
 	return false, fmt.Errorf("CmdSN %d where %d is next", cmdSN, next)
+}
+
+// takePlace takes the place of a request that is due: in the command window, or among
+// the immediate ones, of which there may be too many: then it says false.
+func (s *session) takePlace(immediate bool) bool {
+	if immediate {
+		return s.takeImmediate()
+	}
+	s.expCmdSN.Add(1)
+	return true
 }
 
 // maxImmediate bounds the immediate commands that are under way, which the window

@@ -51,9 +51,7 @@ func (s *session) startWrite(t *task, p *pdu, c *iscsi.ScsiCommand, planned bool
 	if c.Final {
 		return s.afterData(t)
 	}
-	if !s.register(t, phaseUnsolicited) {
-		return s.duplicate(t)
-	}
+	s.register(t, phaseUnsolicited)
 	return nil
 }
 
@@ -97,9 +95,7 @@ func (s *session) afterData(t *task) error {
 	case t.room < t.need:
 		return s.starve(t)
 	}
-	if !s.register(t, phaseSolicited) {
-		return s.duplicate(t)
-	}
+	s.register(t, phaseSolicited)
 	s.mu.Lock()
 	r := t.nextR2T()
 	s.mu.Unlock()
@@ -188,21 +184,4 @@ func (s *session) forget(t *task) {
 		s.sender.maxCmdSN.Add(1)
 	}
 	t.free()
-}
-
-// duplicate refuses a command whose tag another one has that is not over (11.2.1.8).
-func (s *session) duplicate(t *task) error {
-	bhs := t.header()
-	s.forget(t)
-	return s.answer(newReject(&bhs, iscsi.RejectTaskInProgress), 2*iscsi.BHSSize)
-}
-
-// header is what a Reject repeats of a command.
-func (t *task) header() (b iscsi.BHS) {
-	c := iscsi.ScsiCommand{
-		Final: true, Read: t.read, Write: t.write, Immediate: t.immediate, LUN: t.field,
-		InitiatorTaskTag: t.itt, ExpectedDataLength: t.expected, CDB: [16]byte(t.cdb[:16]),
-	}
-	c.Encode(&b)
-	return b
 }

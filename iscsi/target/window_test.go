@@ -1,0 +1,170 @@
+package target_test
+
+import (
+	"testing"
+
+	"github.com/opencurve/curve-nbd/iscsi"
+)
+
+// 4.2.2.1: what is outside of the window is dropped without a word.
+func TestCommandWindow(t *testing.T) {
+	p := serve(t, setup{})
+	i := p.login(t)
+	window := i.maxCmdSN - i.cmdSN + 1
+	if window < 32 {
+		t.Fatalf("window of %d commands", window)
+	}
+	for _, c := range []struct {
+		name  string
+		cmdSN func() uint32
+	}{
+		{"just before", func() uint32 { return i.cmdSN - 1 }},
+		{"long before", func() uint32 { return i.cmdSN - 1000 }},
+		{"just behind", func() uint32 { return i.maxCmdSN + 1 }},
+		{"far behind", func() uint32 { return i.maxCmdSN + 1000 }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			i.t = t
+			was, wrong := i.cmdSN, c.cmdSN()
+			for _, dropped := range []command{
+				{cdb: testUnitReady()},
+				{cdb: write10(0, 8), write: true, expected: 4096, data: pattern(4096, 1), attached: 4096},
+				{cdb: write10(0, 64), write: true, expected: 32768, data: pattern(32768, 1), attached: 32768},
+			} {
+				i.cmdSN = wrong
+				i.start(&dropped)
+			}
+			i.cmdSN = was
+			i.alive() // the first answer is that of the command in its place
+		})
+	}
+	t.Run("a gap ends the connection", func(t *testing.T) {
+		i.t = t
+		i.cmdSN++
+		c := command{cdb: testUnitReady()}
+		i.start(&c)
+		i.wantClosed()
+	})
+}
+
+// A command holds its place in the window until it is answered; then the window goes on.
+func TestWindowClosesAndOpens(t *testing.T) {
+	p := serve(t, setup{})
+	i := p.login(t)
+	i.store(0, 0, pattern(4096, 1))
+	window := int(i.maxCmdSN - i.cmdSN + 1)
+	p.chunks.close()
+	tags := make(map[uint32]bool)
+	for range window {
+		c := command{cdb: read10(0, 8), read: true, expected: 4096}
+		i.start(&c)
+		tags[c.tag] = true
+	}
+	over := command{cdb: testUnitReady()}
+	i.start(&over) // behind the window: dropped
+	i.cmdSN--
+	// Immediate requests have no place in it.
+	i.wantNop(i.nop(true, []byte("there?")), []byte("there?"))
+	if i.maxCmdSN != i.cmdSN-1 {
+		t.Fatalf("MaxCmdSN %d with commands up to %d under way", i.maxCmdSN, i.cmdSN-1)
+	}
+	p.chunks.open()
+	for range window {
+		a := i.want(iscsi.OpDataIn)
+		if tag := a.InitiatorTaskTag(); !tags[tag] || a.BHS[3] != good {
+			t.Fatalf("answer %x", a.BHS)
+		}
+		delete(tags, a.InitiatorTaskTag())
+	}
+	i.alive()
+	if got := int(i.maxCmdSN - i.cmdSN + 1); got != window {
+		t.Fatalf("window of %d commands, it was %d", got, window)
+	}
+}
+
+// recv checks the order of StatSN on each of the answers.
+func TestPipelinedCommandsAreAllAnsweredInOrderOfStatSN(t *testing.T) {
+	p := serve(t, setup{luns: []int{0, 1}})
+	i := p.login(t)
+	i.ready(1)
+	var b []byte
+	want := make(map[uint32]bool)
+	for n := range 60 {
+		for _, c := range []command{
+			{cdb: testUnitReady()},
+			{cdb: read10(n, 1), read: true, expected: 512, lun: n % 2},
+			{cdb: []byte{0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0}}, // SYNCHRONIZE CACHE: not done at once
+			{cdb: testUnitReady(), immediate: n%8 == 0},
+		} {
+			b = append(b, i.frames(&c)...)
+			want[c.tag] = true
+		}
+		if n%20 < 19 {
+			continue
+		}
+		i.raw(b)
+		for b = b[:0]; len(want) > 0; {
+			a := i.recv()
+			if !want[a.InitiatorTaskTag()] || a.BHS[3] != good {
+				t.Fatalf("answer %x", a.BHS)
+			}
+			delete(want, a.InitiatorTaskTag())
+		}
+	}
+}
+
+func TestCommandsOfTheLastTagsAndSerialNumbers(t *testing.T) {
+	p := serve(t, setup{})
+	i := p.dial(t)
+	i.cmdSN, i.statSN, i.itt = 0xfffffff0, 0xfffffffa, 0xffffff00
+	i.login()
+	for range 64 {
+		i.alive()
+	}
+}
+
+func TestImmediateCommandsTakeNoPlace(t *testing.T) {
+	p := serve(t, setup{})
+	i := p.login(t)
+	before := i.cmdSN
+	for range 300 { // more than could be under way, if one were not given back
+		i.do(command{cdb: testUnitReady(), immediate: true}).wants(t, good, 0)
+		i.wantNop(i.nop(true, nil), nil)
+	}
+	if i.cmdSN != before {
+		t.Fatal("the test counts wrongly")
+	}
+	i.alive()
+}
+
+// 11.2.1.8: a tag is of one task at a time.
+func TestTagOfATaskUnderWayIsRejected(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		second command
+	}{
+		{"a read", command{cdb: read10(0, 8), read: true, expected: 4096}},
+		{"done at once", command{cdb: testUnitReady()}},
+		{"a write", command{cdb: write10(8, 8), write: true, expected: 4096, data: pattern(4096, 1), attached: 4096}},
+		{"a write with long data", command{cdb: write10(8, 64), write: true, expected: 32768, data: pattern(32768, 1), attached: 32768}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := serve(t, setup{})
+			i := p.login(t)
+			i.store(0, 0, pattern(4096, 1))
+			p.chunks.close()
+			first := command{cdb: read10(0, 8), read: true, expected: 4096}
+			i.start(&first)
+			p.chunks.wait(t)
+			c.second.tag = first.tag
+			b := i.header(&c.second)
+			i.send(b, c.second.data)
+			i.wantReject(iscsi.RejectTaskInProgress, b)
+			// 7.3: its CmdSN was not received, and has to be plugged.
+			i.cmdSN--
+			p.chunks.open()
+			i.finish(&first).wants(t, good, 0)
+			i.alive()
+		})
+	}
+}
