@@ -42,9 +42,7 @@ func (u *Unit) plan(c *Command) *Sense {
 		return badCDB(1, 4)
 	}
 	c.op = op
-	if s := op.load(c); s != nil {
-		return s
-	}
+	refused := op.load(c)
 	blocks := u.blocks()
 	n := c.Nexus
 	if !op.quiet {
@@ -70,6 +68,9 @@ func (u *Unit) plan(c *Command) *Sense {
 		if s := u.sanitized(op); s != nil {
 			return s
 		}
+	}
+	if refused != nil {
+		return refused
 	}
 	if op.decode != nil {
 		if s := op.decode(u, c, blocks); s != nil {

@@ -82,19 +82,20 @@ func find(cdb []byte) (*operation, *Sense) {
 	return nil, badCDB(1, 4)
 }
 
-// load copies what the operation looks at.
-func (op *operation) load(c *Command) *Sense {
+// load copies what the operation looks at. What it refuses is for after the state
+// of the unit: of one that is not ready nobody wants to know what it would take.
+func (op *operation) load(c *Command) (refused *Sense) {
+	c.cdb = [16]byte{}
 	if len(c.CDB) < op.size {
 		return badCDB(len(c.CDB), noBit)
 	}
-	c.cdb = [16]byte{}
 	for i, b := range c.CDB[:op.size] {
-		if bad := b & op.refuse[i]; bad != 0 {
-			return badCDB(i, int8(bits.Len8(bad)-1))
+		if bad := b & op.refuse[i]; bad != 0 && refused == nil {
+			refused = badCDB(i, int8(bits.Len8(bad)-1))
 		}
 		c.cdb[i] = b & op.mask[i]
 	}
-	return nil
+	return refused
 }
 
 // usage is the CDB usage data (SPC-4, 6.35.3).

@@ -136,6 +136,7 @@ func TestSanitizeGoesOn(t *testing.T) {
 			r.fails(r.b, span16(opRead16, 0, 0, 1), nil, testBlock, NotReady, NotReadySanitize)
 			r.fails(r.b, cdb, list, 0, NotReady, NotReadySanitize)
 			r.fails(r.b, []byte{opStartStopUnit, 0, 0, 0, 1, 0}, nil, 0, NotReady, NotReadySanitize)
+			r.fails(r.b, []byte{opStartStopUnit, 1, 0, 0, 0x12, 0}, nil, 0, NotReady, NotReadySanitize) // refused, were it ready
 			r.good(r.b, []byte{opInquiry, 0, 0, 0, 96, 0}, nil, 96)
 			r.good(r.b, groupsCDB, nil, 256)
 			if b := r.good(r.b, []byte{opRequestSense, 0, 0, 0, 18, 0}, nil, 18); b[2] != byte(NotReady) || b[13] != 0x1b || b[15] != 0x80 {

@@ -224,3 +224,29 @@ func TestAnOrderInStandbyIsEnforcedBeforeItIsComplete(t *testing.T) {
 	cdb, list := prOut(saRelease, WriteExclusive, 2, 0, 0)
 	r.fails(r.b, cdb, list, 0, AbortedCommand, InternalTargetFailure)
 }
+
+func TestReadKeysWhileTheStoreIsAway(t *testing.T) {
+	store := &away{MemoryStore: NewMemoryStore()}
+	active := newRig(t, rigOptions{unit: Options{Reservations: store}})
+	standby, _ := standbyRig(t, Options{Reservations: store})
+	active.pr(active.a, saRegister, 0, 0, 5)
+	store.down = true
+	keys := []byte{opPersistentIn, saReadKeys, 0, 0, 0, 0, 0, 0, 64, 0}
+	if b := active.good(active.a, keys, nil, 64); len(b) != 16 || b[15] != 5 {
+		t.Errorf("keys % x", b)
+	}
+	standby.fails(standby.a, keys, nil, 64, AbortedCommand, InternalTargetFailure)
+}
+
+// away is a store that may be out of reach.
+type away struct {
+	*MemoryStore
+	down bool
+}
+
+func (s *away) Load(ctx context.Context) ([]byte, uint64, error) {
+	if s.down {
+		return nil, 0, backend.ErrUnreachable
+	}
+	return s.MemoryStore.Load(ctx)
+}

@@ -69,9 +69,10 @@ type Unit struct {
 
 	worker   *worker
 	sanitize sanitizer
-	// scratch is for commands that others may wait for, bulk for long ones.
-	scratch, bulk scratchRoom
-	ranges        rangeLock
+	// scratch is for commands that others may wait for, bulk for long ones. Who
+	// has either never waits for blocks; a copy does, so it has room apart.
+	scratch, bulk, copyRoom scratchRoom
+	ranges                  rangeLock
 
 	ctx        context.Context // ends waits for metadata
 	cancel     context.CancelFunc
