@@ -77,11 +77,23 @@ func (u *Unit) plan(c *Command) *Sense {
 			return s
 		}
 	}
+	c.Asked = c.Transfer
 	if c.Direction == DataOut && (c.ExpectedOut < c.Transfer || c.exact && c.ExpectedOut != c.Transfer) {
-		// The initiator says two things at once. Doing half of it would be a
-		// guess at which it means.
+		return u.mismatch(c)
+	}
+	return nil
+}
+
+// mismatch decides about a command that asks for more than the initiator means to
+// send. Of a write the blocks that come are written, as they are by other targets, and
+// the transport tells of the rest (RFC 7143 11.4.5.1). Of all else a part would be a
+// guess at which of the two is meant.
+func (u *Unit) mismatch(c *Command) *Sense {
+	if !c.op.partial || c.ExpectedOut%u.blockSize != 0 {
 		return sense(IllegalRequest, InvalidFieldInIU)
 	}
+	c.count = uint64(c.ExpectedOut / u.blockSize)
+	c.Transfer = int64(c.count) * u.blockSize
 	return nil
 }
 

@@ -25,6 +25,7 @@ type operation struct {
 	access   accessClass
 	accessOf func(*Command) accessClass
 	plain    bool // moves its blocks and nothing else: Try may do it
+	partial  bool // writes what comes, if that is less than it says
 	quiet    bool // does not report unit attentions
 	ready    bool // needs an active path
 	calm     bool // serves a unit that is being sanitized, as quiet ones do

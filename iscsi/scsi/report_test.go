@@ -30,7 +30,7 @@ func TestInquiry(t *testing.T) {
 		page(code)
 	}
 	limits := r.good(r.a, []byte{opInquiry, 1, vpdLimits, 0, 255, 0}, nil, 255)
-	for at, want := range map[int]uint32{8: 65536, 12: 2048, 20: 0xffffffff, 24: 256, 28: 8, 32: 1 << 31, 40: 524288} {
+	for at, want := range map[int]uint32{8: 8192, 12: 2048, 20: 0xffffffff, 24: 256, 28: 8, 32: 1 << 31, 40: 32768} {
 		if got := binary.BigEndian.Uint32(limits[at:]); got != want {
 			t.Errorf("block limits, byte %d: %d, want %d", at, got, want)
 		}

@@ -30,12 +30,12 @@ func reads(name string, code byte, size int, flags, refuse byte) operation {
 
 func writes(name string, code byte, size int, flags, refuse byte) operation {
 	return rw(name, code, size, operation{mask: spanMask(size, flags), refuse: bitsAt(1, refuse), kind: backend.OpWrite,
-		plain: true, access: accessWrite, lock: lockShared, decode: decodeWrite, execute: executeWrite})
+		plain: true, partial: true, access: accessWrite, lock: lockShared, decode: decodeWrite, execute: executeWrite})
 }
 
 func writeVerifies(name string, code byte, size int) operation {
 	return rw(name, code, size, operation{mask: spanMask(size, dpo|0x06), refuse: bitsAt(1, protect), kind: backend.OpWrite,
-		access: accessWrite, lock: lockExclusive, decode: decodeWriteVerify, execute: executeWriteVerify})
+		partial: true, access: accessWrite, lock: lockExclusive, decode: decodeWriteVerify, execute: executeWriteVerify})
 }
 
 func verifies(name string, code byte, size int) operation {
