@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/opencurve/curve-nbd/iscsi"
+	"github.com/opencurve/curve-nbd/iscsi/scsi"
 )
 
 // nopOut answers a ping with its data, or takes the answer to one of ours (11.18).
@@ -85,6 +86,19 @@ func (s *session) askLogout() {
 		a := iscsi.AsyncMessage{Event: iscsi.AsyncLogoutRequested, Parameter3: 1, Window: o.window(true)}
 		a.Encode(b)
 	}))
+}
+
+// lunsEvent reports that the list of units has changed (11.9.1, event 0), to initiators
+// that listen; the others see the unit attention.
+func (s *session) lunsEvent() *notice {
+	code := scsi.LUNsChanged
+	sense := []byte{0, 18, 0x70, 0, byte(scsi.UnitAttention), 0, 0, 0, 0, 10, 0, 0, 0, 0, byte(code >> 8), byte(code), 0, 0, 0, 0}
+	n := newNotice(func(o *sender, b *iscsi.BHS) {
+		a := iscsi.AsyncMessage{Event: iscsi.AsyncScsiEvent, DataLength: len(sense), Window: o.window(true)}
+		a.Encode(b)
+	})
+	n.data = sense
+	return n
 }
 
 // logoutRequest ends the session (11.14). It is answered when nothing is under way any
@@ -229,7 +243,7 @@ func (s *session) textAnswer(r *iscsi.TextRequest) *notice {
 // sendTargets lists targets: all that the initiator may use, in a discovery session;
 // else its own (appendix C).
 func (s *session) sendTargets(which string) []iscsi.DiscoveredTarget {
-	portals := []iscsi.Portal{s.conn.portal()}
+	portals := s.conn.portals()
 	if !s.discovery {
 		if name, err := iscsi.ParseName(which); which != "" && (err != nil || name != s.target) {
 			return nil

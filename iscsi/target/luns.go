@@ -223,5 +223,6 @@ func (s *session) refresh(seen []registry.Unit) {
 		for _, l := range s.units.all() {
 			l.nexus.Notify(scsi.LUNsChanged)
 		}
+		s.post(s.lunsEvent())
 	}
 }

@@ -30,7 +30,9 @@ type Directory interface {
 // Records keep what outlives the gateway; backend.Meta has them.
 type Records interface {
 	Record(ctx context.Context, key string) (backend.Record, error)
+	Records(ctx context.Context, prefix string) ([]backend.Record, error)
 	PutRecord(ctx context.Context, key string, data []byte, version uint64) (uint64, error)
+	DeleteRecord(ctx context.Context, key string, version uint64) error
 }
 
 // Options of NewServer. The zero value works.
@@ -49,7 +51,8 @@ type Options struct {
 	// PortalGroup is this gateway's target portal group tag, and the number of its
 	// port: of the gateways that serve the same targets each has its own. From 1.
 	PortalGroup uint16
-	// Records keep the persistent reservations; in memory if nil.
+	// Records keep the persistent reservations, which are in memory if it is nil, and
+	// what gateways tell each other.
 	Records Records
 	// Cluster is the id of the cluster that the volumes are of: the names of logical
 	// units are made of it.
@@ -93,6 +96,10 @@ type Server struct {
 	refused   time.Time // when a refused connection was last logged
 	unwatch   func()
 
+	announcing sync.WaitGroup
+	silence    context.CancelFunc // ends announcing
+	listening  chan struct{}      // there is one more listener
+
 	serving  sync.WaitGroup // connections
 	watchdog sync.WaitGroup
 	stop     chan struct{} // ends the watchdog
@@ -110,10 +117,14 @@ func NewServer(g *gateway.Gateway, d Directory, o Options) *Server {
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
 		stop:      make(chan struct{}),
+		listening: make(chan struct{}, 1),
 	}
 	s.units = newUnits(s)
 	s.clock.Store(1)
 	s.watchdog.Go(s.watch)
+	ctx, silence := context.WithCancel(context.Background())
+	s.silence = silence
+	s.announcing.Go(func() { s.announcePortals(ctx) })
 	s.unwatch = d.OnChange(func(names []string) { go s.targetsChanged(names) })
 	return s
 }
@@ -151,6 +162,10 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 	s.listeners[l] = struct{}{}
 	s.mu.Unlock()
+	select {
+	case s.listening <- struct{}{}:
+	default: // somebody looks anyway
+	}
 	pause := time.Millisecond
 	for {
 		nc, err := l.Accept()
@@ -237,6 +252,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	if !s.stopping {
 		s.stopping = true
 		s.unwatch()
+		s.silence()
 	}
 	for l := range s.listeners {
 		_ = l.Close()
@@ -269,6 +285,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.serving.Wait()
 	s.end.Do(func() { close(s.stop) })
 	s.watchdog.Wait()
+	s.announcing.Wait()
 	s.units.absent.Close()
 	return err
 }
