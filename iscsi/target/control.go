@@ -55,8 +55,15 @@ func (s *session) keepAlive(clock int64) {
 	if ask {
 		s.pinged = clock
 	}
+	owed := false
+	for _, t := range s.tasks {
+		since := t.awaited.Load()
+		owed = owed || since != 0 && clock-since > int64(s.server.opts.StallTimeout)
+	}
 	s.mu.Unlock()
 	switch {
+	case owed:
+		s.conn.abort("does not send the data of a write")
 	case pinged != 0 && clock-pinged > limit:
 		s.conn.abort("does not answer")
 	case ask && s.discovery: // which has no pings (4.3)

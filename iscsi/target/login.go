@@ -13,7 +13,8 @@ import (
 // login serves login requests until one ends it. A failure has been answered.
 func (c *conn) login() (*session, error) {
 	p := &policy{conn: c}
-	p.ctx, p.cancel = context.WithTimeout(c.ctx, c.server.opts.LoginTimeout)
+	// What is asked for ends in time for an answer.
+	p.ctx, p.cancel = context.WithTimeout(c.ctx, c.server.opts.LoginTimeout*2/3)
 	defer p.cancel()
 	l := iscsi.NewLogin(iscsi.LoginOptions{Settings: c.server.opts.Settings, Policy: p, Window: window})
 	for {

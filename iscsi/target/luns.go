@@ -23,6 +23,40 @@ type lun struct {
 	// uses are the commands that have not given everything back, and one for the
 	// table.
 	uses atomic.Int64
+
+	// lender lends the session's buffers: its limits are the session's own, so that one
+	// that gives nothing back takes nothing from the others.
+	lender atomic.Pointer[medium]
+	making sync.Mutex // one lender at a time
+}
+
+// lend returns what lends buffers, held; nil while the unit has no volume.
+func (l *lun) lend() *medium {
+	own := l.unit.medium.Load()
+	if m := l.lender.Load(); m != nil && m.of == own && m.hold() {
+		return m
+	}
+	return l.makeLender()
+}
+
+func (l *lun) makeLender() *medium {
+	l.making.Lock()
+	defer l.making.Unlock()
+	own := l.unit.medium.Load()
+	if m := l.lender.Load(); m != nil && m.of == own && m.hold() {
+		return m // somebody else has made it
+	}
+	if own == nil || !own.hold() {
+		return nil
+	}
+	defer own.letGo()
+	m := newMedium(own.Another())
+	m.of = own
+	m.hold()
+	if old := l.lender.Swap(m); old != nil {
+		old.letGo()
+	}
+	return m
 }
 
 // hold counts a command, unless the unit was let go.
@@ -39,6 +73,9 @@ func (l *lun) letGo() {
 	if l.uses.Add(-1) == 0 {
 		l.unit.nexuses.Delete(l.nexus)
 		go func() { // closing a volume may wait
+			if m := l.lender.Swap(nil); m != nil {
+				m.Release()
+			}
 			l.table.session.server.units.release(l.unit)
 			l.table.leaving.Done()
 		}()

@@ -93,7 +93,7 @@ func (s *session) abandon() {
 // is aborted and waited for, and nothing of it lasts.
 func (s *session) end(cause error) {
 	if cause != nil && cause != errOver && !s.conn.draining.Load() {
-		s.conn.cancel(cause)
+		s.conn.fail(cause)
 	}
 	s.batch.release()
 	s.dropWaiting(func(*task) bool { return true })
@@ -113,7 +113,7 @@ func (s *session) end(cause error) {
 	close(s.over)
 }
 
-// initiatorPort is the SCSI name of the initiator's port (SPC-4 7.6.4.6, RFC 7143 4.4.1).
+// initiatorPort is the SCSI name of the initiator's port (RFC 7143 4.4).
 func (s *session) initiatorPort() string { return fmt.Sprintf("%s,i,0x%s", s.initiator, s.id.isid) }
 
 // targetPort is that of ours.

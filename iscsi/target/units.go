@@ -182,7 +182,7 @@ func (u *unit) end() {
 	u.keeping.Wait()
 	u.Close()
 	if m := u.medium.Swap(nil); m != nil {
-		m.Release() // nobody else has it: who uses it has a session
+		m.Release() // its luns have let theirs go, or are about to
 	}
 }
 
@@ -279,9 +279,10 @@ func (s *Server) groups() []scsi.PortGroup {
 	return []scsi.PortGroup{{ID: s.opts.PortalGroup, State: scsi.ActiveOptimized, Ports: []uint16{s.opts.PortalGroup}}}
 }
 
-// medium is an open volume for as long as a unit has it, or a task memory of it.
+// medium is an open volume for as long as somebody has it.
 type medium struct {
 	*gateway.Handle
+	of   *medium // that it was made from, nil for a unit's own
 	uses atomic.Int64
 }
 
@@ -291,18 +292,14 @@ func newMedium(h *gateway.Handle) *medium {
 	return m
 }
 
-// hold returns the medium of a unit, held; nil while it has none.
-func (u *unit) hold() *medium {
-	m := u.medium.Load()
-	if m == nil {
-		return nil
-	}
+// hold counts one more use, unless the medium was let go.
+func (m *medium) hold() bool {
 	for n := m.uses.Load(); n > 0; n = m.uses.Load() {
 		if m.uses.CompareAndSwap(n, n+1) {
-			return m
+			return true
 		}
 	}
-	return nil
+	return false
 }
 
 func (m *medium) letGo() {
