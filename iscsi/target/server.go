@@ -2,7 +2,6 @@ package target
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"sync"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway"
+	"github.com/opencurve/curve-nbd/gateway/stream"
 	"github.com/opencurve/curve-nbd/iscsi"
 	"github.com/opencurve/curve-nbd/iscsi/registry"
 )
@@ -166,28 +166,7 @@ func (s *Server) Serve(l net.Listener) error {
 	case s.listening <- struct{}{}:
 	default: // somebody looks anyway
 	}
-	pause := time.Millisecond
-	for {
-		nc, err := l.Accept()
-		if err == nil {
-			pause = time.Millisecond
-			s.start(nc)
-			continue
-		}
-		if s.isStopping() {
-			return nil
-		}
-		var temporary interface{ Temporary() bool }
-		if !errors.As(err, &temporary) || !temporary.Temporary() {
-			return err
-		}
-		s.log.Warn("cannot accept a connection", "error", err, "retry_in", pause)
-		select {
-		case <-time.After(pause):
-		case <-s.stop:
-		}
-		pause = min(2*pause, time.Second)
-	}
+	return stream.Accept(l, s.isStopping, s.log, s.start)
 }
 
 func (s *Server) isStopping() bool {
