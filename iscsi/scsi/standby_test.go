@@ -35,7 +35,6 @@ func TestAUnitInStandby(t *testing.T) {
 	for name, cdb := range map[string][]byte{
 		"TEST UNIT READY":  turCDB,
 		"WRITE":            span16(opWrite16, 0, 0, 1),
-		"READ CAPACITY":    {opReadCapacity10, 0, 0, 0, 0, 0, 0, 0, 0, 0},
 		"GET LBA STATUS":   {opServiceActionIn16, saGetLBAStatus, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0},
 		"START STOP UNIT":  {opStartStopUnit, 0, 0, 0, 1, 0},
 		"SYNCHRONIZE":      span16(opSynchronizeCache16, 0, 0, 0),
@@ -45,6 +44,8 @@ func TestAUnitInStandby(t *testing.T) {
 	}
 	for name, cdb := range map[string][]byte{
 		"INQUIRY":      {opInquiry, 0, 0, 0, 96, 0},
+		"capacity":     {opReadCapacity10, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+		"capacity(16)": {opServiceActionIn16, saReadCapacity16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0},
 		"limits":       {opInquiry, 1, vpdLimits, 0, 64, 0},
 		"REPORT LUNS":  {opReportLUNs, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0},
 		"MODE SENSE":   {opModeSense6, 0, pageAll, 0, 255, 0},
