@@ -23,11 +23,17 @@ func (c *conn) login() (*session, error) {
 			continue
 		}
 		if err != nil || step.Outcome == iscsi.LoginFailed {
+			outcome := loginRefused
+			if step.Outcome != iscsi.LoginFailed {
+				outcome = loginBroken
+			}
+			c.server.metrics.logins.WithLabelValues(outcome).Inc()
 			if p.session != nil {
 				p.session.abandon()
 			}
 			return nil, errors.Join(err, step.Err)
 		}
+		c.server.metrics.logins.WithLabelValues(loginOK).Inc()
 		p.session.start(step.Result)
 		return p.session, nil
 	}

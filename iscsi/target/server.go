@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway"
 	"github.com/opencurve/curve-nbd/gateway/stream"
@@ -62,6 +64,7 @@ type Options struct {
 	// Settings bound what logins negotiate; iscsi.DefaultSettings if zero.
 	Settings iscsi.Settings
 	Logger   *slog.Logger
+	Metrics  prometheus.Registerer
 }
 
 // Defaults of Options.
@@ -84,6 +87,7 @@ type Server struct {
 	units     *units
 	sessions  sessions
 	spill     spill
+	metrics   metrics
 
 	// clock is the time since the server started, in nanoseconds and never 0, as
 	// coarse as the watchdog's tick.
@@ -120,6 +124,7 @@ func NewServer(g *gateway.Gateway, d Directory, o Options) *Server {
 		listening: make(chan struct{}, 1),
 	}
 	s.units = newUnits(s)
+	s.metrics = newMetrics(s, o.Metrics)
 	s.clock.Store(1)
 	s.watchdog.Go(s.watch)
 	ctx, silence := context.WithCancel(context.Background())
