@@ -269,6 +269,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.serving.Wait()
 	s.end.Do(func() { close(s.stop) })
 	s.watchdog.Wait()
+	s.units.quit()
 	s.units.absent.Close()
 	return err
 }
