@@ -34,6 +34,12 @@ func (j *judged) alone(ctx context.Context, c config, names []string) ([]testcu.
 			}
 		}
 		run := testcu.Run{Test: name, URL: target.URLs[0], Second: target.URLs[0], Limit: c.limit, Alive: target.Alive}
+		switch (testcu.Result{Name: name}).Family() {
+		case "Sanitize":
+			run.Limit = max(c.limit, c.sanitize)
+		case "ReadOnly":
+			run.URL, run.Second = target.ReadOnlyURL, target.ReadOnlyURL
+		}
 		got, said, err := run.Do(ctx)
 		if err != nil {
 			return nil, err
@@ -56,7 +62,7 @@ func (j *judged) alone(ctx context.Context, c config, names []string) ([]testcu.
 	return results, nil
 }
 
-// whole runs all tests in one process; parallel, in two on units of their own, while
+// whole runs all tests in one process, but for testcu.Apart; parallel, in two on units of their own, while
 // a third unit is read and written.
 func (j *judged) whole(ctx context.Context, c config, mode string, tests int) error {
 	target, err := j.start()
@@ -79,7 +85,7 @@ func (j *judged) whole(ctx context.Context, c config, mode string, tests int) er
 				run.Initiator = fmt.Sprintf("suite%d", i+1)
 			}
 			var said string
-			if results[i], said, failed[i] = run.Do(ctx); failed[i] == nil {
+			if results[i], said, failed[i] = run.All(ctx); failed[i] == nil {
 				failed[i] = keep(c, j.name+"-"+name, said)
 			}
 		})
