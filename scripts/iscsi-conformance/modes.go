@@ -13,8 +13,8 @@ import (
 	"github.com/opencurve/curve-nbd/scripts/testcu"
 )
 
-// alone runs each test in a process of its own. After a crash or a hang the next ones
-// get a fresh target.
+// alone runs each test in a process of its own. After one that did not pass the next
+// ones get a fresh target: the unit may be in the middle of anything.
 func (j *judged) alone(ctx context.Context, c config, names []string) ([]testcu.Result, error) {
 	var target *iscsitarget.Target
 	defer func() {
@@ -50,7 +50,7 @@ func (j *judged) alone(ctx context.Context, c config, names []string) ([]testcu.
 		if err := keep(c, j.name+"-"+name, said); err != nil {
 			return nil, err
 		}
-		if r.Outcome == testcu.Crashed || r.Outcome == testcu.Hung {
+		if r.Outcome != testcu.Passed && r.Outcome != testcu.Skipped {
 			if err := keep(c, j.name+"-"+name+"-target", target.Log()); err != nil {
 				return nil, err
 			}
