@@ -99,9 +99,9 @@ func (u *Unit) eject(c *Command) verdict {
 		return c.fail(s)
 	}
 	u.ejected.Store(true)
-	if u.sanitize.is() == sanitizeRunning { // one that has begun since the command was planned
+	if s := u.sanitize.sense(); s != nil { // of one that has begun since the command was planned
 		u.ejected.Store(false)
-		return c.fail(u.sanitize.sense())
+		return c.fail(s)
 	}
 	c.inline = false
 	u.background.Go(func() {

@@ -155,7 +155,9 @@ func (us *units) quit() {
 	defer us.mu.Unlock()
 	for len(us.open) > 0 {
 		for _, u := range us.open {
-			u.Quit()
+			if u.ready { // else it closes by itself
+				u.Quit()
+			}
 		}
 		if us.changed == nil {
 			us.changed = make(chan struct{})
