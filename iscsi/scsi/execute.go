@@ -63,6 +63,9 @@ func (u *Unit) plan(c *Command) *Sense {
 		if s := notReady(AccessState(n.state.Load())); s != nil {
 			return s
 		}
+		if s := u.noMedium(); s != nil && !op.empty {
+			return s
+		}
 	}
 	if u.sanitize.is() != sanitizeNone {
 		if s := u.sanitized(op); s != nil {
@@ -171,8 +174,10 @@ func (c *Command) stopped() *Sense {
 		return standby()
 	case c.mount.unit.sanitize.is() != sanitizeNone:
 		return c.mount.unit.sanitized(c.op)
+	case c.op.empty:
+		return nil
 	}
-	return nil
+	return c.mount.unit.noMedium()
 }
 
 // resumed carries on with a command away from Execute.

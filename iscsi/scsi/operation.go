@@ -27,7 +27,8 @@ type operation struct {
 	plain    bool // moves its blocks and nothing else: Try may do it
 	partial  bool // writes what comes, if that is less than it says
 	quiet    bool // does not report unit attentions
-	ready    bool // needs an active path
+	ready    bool // needs an active path, and the medium
+	empty    bool // needs no medium, though it is ready
 	calm     bool // serves a unit that is being sanitized, as quiet ones do
 	lock     lockMode
 	seconds  uint32 // to allow for it

@@ -271,3 +271,32 @@ func TestSanitizeThatIsSlow(t *testing.T) {
 	}
 	r.fails(r.b, turCDB, nil, 0, NotReady, NotReadySanitize)
 }
+
+// From its begin to its end a SANITIZE says that it needs the unit, whoever is there.
+func TestSanitizeNeedsItsUnit(t *testing.T) {
+	held := make(chan *volume.Request, 1)
+	_, wrap := heldMedium(held)
+	began, over := make(chan struct{}, 1), make(chan struct{}, 1)
+	busy := func() func() {
+		began <- struct{}{}
+		return func() { over <- struct{}{} }
+	}
+	r := newRig(t, rigOptions{wrap: wrap, unit: Options{SanitizeRate: fast, Busy: busy}})
+	c, done := r.start(r.a, sanitizeCDB(saBlockErase, 0, 0), nil)
+	<-began
+	detached := make(chan struct{})
+	r.unit.Detach(r.a, func() { close(detached) })
+	for last := false; !last; { // the erasing, then the flush
+		q := <-held
+		last = q.Op == backend.OpFlush
+		if len(over) > 0 {
+			t.Error("over before the last request is")
+		}
+		q.Done.RequestDone(q)
+	}
+	<-done
+	if <-detached; !c.Aborted {
+		t.Error("the command outlived its path")
+	}
+	<-over
+}

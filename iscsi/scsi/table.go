@@ -112,10 +112,10 @@ var table = []operation{
 		operation{refuse: bitsAt(1, 0x1f), access: accessReserve, execute: executeReserve}),
 	simple("RELEASE(10)", opRelease10, noAction, 10, bitsAt(),
 		operation{refuse: bitsAt(1, 0x1f), access: accessRelease, execute: executeRelease}),
-	simple("START STOP UNIT", opStartStopUnit, noAction, 6, bitsAt(1, 1, 4, 0xf5),
-		operation{refuse: bitsAt(4, 2), accessOf: startStopAccess, ready: true, kind: backend.OpFlush, execute: executeStartStop}),
+	simple("START STOP UNIT", opStartStopUnit, noAction, 6, bitsAt(1, 1, 4, 0xf7),
+		operation{accessOf: startStopAccess, ready: true, empty: true, kind: backend.OpFlush, decode: decodeStartStop, execute: executeStartStop}),
 	simple("PREVENT ALLOW MEDIUM REMOVAL", opPreventAllow, noAction, 6, bitsAt(4, 3),
-		operation{accessOf: preventAccess, execute: executeNothing}),
+		operation{accessOf: preventAccess, execute: executePrevent}),
 
 	reads("READ(6)", opRead6, 6, 0x1f, 0),
 	reads("READ(10)", opRead10, 10, dpoFUA, protect),

@@ -41,6 +41,11 @@ func (s *session) nopOut(p *pdu) error {
 	return s.answer(s.answering(n.Immediate, answer), iscsi.BHSSize+len(data))
 }
 
+// answerTimes is how often KeepAlive an initiator may take to answer a ping: it may
+// stand still for a minute, as a machine does that is moved or debugged, and find its
+// session as it was.
+const answerTimes = 4
+
 // keepAlive asks an initiator that was silent for long whether it is there, and cuts
 // it off if it does not say.
 func (s *session) keepAlive(clock int64) {
@@ -64,7 +69,7 @@ func (s *session) keepAlive(clock int64) {
 	switch {
 	case owed:
 		s.conn.abort("does not send the data of a write")
-	case pinged != 0 && clock-pinged > limit:
+	case pinged != 0 && clock-pinged > answerTimes*limit:
 		s.conn.abort("does not answer")
 	case ask && s.discovery: // which has no pings (4.3)
 		s.conn.abort("discovery session is idle")

@@ -45,7 +45,7 @@ type Options struct {
 	// of a PDU or of taking its answers.
 	StallTimeout time.Duration
 	// KeepAlive is how long an initiator may be silent before it is asked whether
-	// it is there, and then how long it may take to answer.
+	// it is there. It may take answerTimes as long to answer.
 	KeepAlive time.Duration
 	// MaxConnections bounds the connections of all listeners; more are closed as
 	// they come.
@@ -270,6 +270,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.end.Do(func() { close(s.stop) })
 	s.watchdog.Wait()
 	s.announcing.Wait()
+	s.units.quit()
 	s.units.absent.Close()
 	return err
 }

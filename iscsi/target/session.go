@@ -104,10 +104,10 @@ func (s *session) end(cause error) {
 		s.units.abortAll()
 	}
 	s.writer.close()
-	if s.logout != nil {
+	s.units.detachAll()
+	if s.logout != nil { // whoever comes after it meets nothing of this session
 		s.answerLogout()
 	}
-	s.units.detachAll()
 	s.units.wait()
 	s.server.sessions.remove(s)
 	close(s.over)

@@ -81,6 +81,9 @@ func (us *units) acquire(ctx context.Context, r registry.Unit) (*unit, error) {
 		if u.ready {
 			u.uses++
 			us.mu.Unlock()
+			if !u.from.Alike(r) { // two were added at the same moment
+				us.server.log.Error("logical units of one volume differ in what they are: all are as the first", "volume", r.Volume, "first", u.from, "other", r)
+			}
 			return u, nil
 		}
 		if us.changed == nil {
@@ -136,6 +139,36 @@ func (us *units) release(u *unit) {
 	}
 }
 
+// busy keeps a unit open that works without a session.
+func (u *unit) busy() (over func()) {
+	us := u.server.units
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	u.uses++
+	return func() { go us.release(u) } // which waits for the work
+}
+
+// quit ends such work, and returns when the units are closed. There are no sessions
+// any more.
+func (us *units) quit() {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	for len(us.open) > 0 {
+		for _, u := range us.open {
+			if u.ready { // else it closes by itself
+				u.Quit()
+			}
+		}
+		if us.changed == nil {
+			us.changed = make(chan struct{})
+		}
+		changed := us.changed
+		us.mu.Unlock()
+		<-changed
+		us.mu.Lock()
+	}
+}
+
 // errReplaced: the volume that was made a unit is gone.
 var errReplaced = fmt.Errorf("%w: the volume of this logical unit was removed, another has its name: remove the unit and add it again", backend.ErrNotFound)
 
@@ -151,8 +184,9 @@ func (u *unit) start(ctx context.Context, store scsi.ReservationStore) error {
 	}
 	o := scsi.Options{
 		Size: v.Size, BlockSize: v.Geometry.BlockSize, ReadOnly: u.key.readOnly,
-		Identity: fmt.Sprintf("cluster %s volume %d", u.server.opts.Cluster, v.ID),
-		LUNs:     u.luns, Peers: u.peers, Groups: u.server.groups(), Announce: u.announce,
+		Identity:  fmt.Sprintf("cluster %s volume %d", u.server.opts.Cluster, v.ID),
+		Removable: u.from.Removable, PhysicalBlock: u.from.PhysicalBlock, Busy: u.busy,
+		LUNs: u.luns, Peers: u.peers, Groups: u.server.groups(), Announce: u.announce,
 		Lost: func() { u.lost <- struct{}{} }, Reservations: store,
 	}
 	h, err := u.server.gateway.Open(ctx, u.from.Volume)
