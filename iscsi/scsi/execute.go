@@ -63,7 +63,9 @@ func (u *Unit) plan(c *Command) *Sense {
 		if s := notReady(AccessState(n.state.Load())); s != nil {
 			return s
 		}
-		if s := u.noMedium(); s != nil && !op.empty {
+	}
+	if op.ready && !op.empty || op.full {
+		if s := u.noMedium(); s != nil {
 			return s
 		}
 	}

@@ -28,6 +28,7 @@ type operation struct {
 	partial  bool // writes what comes, if that is less than it says
 	quiet    bool // does not report unit attentions
 	ready    bool // needs an active path, and the medium
+	full     bool // needs the medium, but goes by any path
 	empty    bool // needs no medium, though it is ready
 	calm     bool // serves a unit that is being sanitized, as quiet ones do
 	lock     lockMode

@@ -158,10 +158,10 @@ var table = []operation{
 	receives("RECEIVE COPY OPERATING PARAMETERS", saCopyParameters, executeCopyParameters),
 
 	// The size is known in standby too, and initiators do without the path otherwise.
-	simple("READ CAPACITY(10)", opReadCapacity10, noAction, 10, bitsAt(), operation{
+	simple("READ CAPACITY(10)", opReadCapacity10, noAction, 10, bitsAt(), operation{full: true,
 		decode: decodeReadCapacity10, execute: executeReadCapacity10}),
 	simple("READ CAPACITY(16)", opServiceActionIn16, saReadCapacity16, 16, bitsAt(10, 0xff, 11, 0xff, 12, 0xff, 13, 0xff),
-		operation{decode: decodeAllocation32(10), execute: executeReadCapacity16}),
+		operation{full: true, decode: decodeAllocation32(10), execute: executeReadCapacity16}),
 	simple("GET LBA STATUS", opServiceActionIn16, saGetLBAStatus, 16,
 		bitsAt(2, 0xff, 3, 0xff, 4, 0xff, 5, 0xff, 6, 0xff, 7, 0xff, 8, 0xff, 9, 0xff, 10, 0xff, 11, 0xff, 12, 0xff, 13, 0xff),
 		operation{access: accessRead, ready: true, decode: decodeLBAStatus, execute: apart(executeLBAStatus)}),
