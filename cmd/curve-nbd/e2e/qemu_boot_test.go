@@ -51,8 +51,8 @@ const (
 	bootUser      = "guest"
 )
 
-// startBootTarget gives it a unit of so many MiB.
-func startBootTarget(t *testing.T, mib int) *bootTarget {
+// startBootTarget gives it a unit that takes root.img, in blocks of so many bytes.
+func startBootTarget(t *testing.T, blockSize int) *bootTarget {
 	t.Helper()
 	b := &bootTarget{t: t, c: clusterUp(t, "--copysets", "3"), control: "unix:" + filepath.Join(socketDir(t), "control.sock"), portal: "127.0.0.1:0"}
 	b.secret = filepath.Join(t.TempDir(), "secret")
@@ -62,8 +62,7 @@ func startBootTarget(t *testing.T, mib int) *bootTarget {
 	b.c.awaitHealthy()
 	b.start()
 	b.portal = strings.TrimPrefix(b.g.address("iscsi"), "tcp:")
-	// QEMU's driver asserts that units have blocks of 512 bytes once it reads 32 KiB.
-	b.g.must("volume", "create", "disk", "--size", fmt.Sprintf("%dM", mib), "--block-size", "512")
+	b.g.must("volume", "create", "disk", "--size", "256M", "--block-size", fmt.Sprint(blockSize))
 	b.g.must("target", "create", bootIQN)
 	b.g.must("lun", "add", bootIQN, "disk")
 	b.g.must("acl", "add", bootIQN, bootInitiator)
@@ -118,14 +117,15 @@ func TestQemuBootsFromAUnit(t *testing.T) {
 	files := makeGuest(t)
 	for _, c := range []struct {
 		name, root string
+		blockSize  int
 		device     []string
 	}{
-		{"scsi-hd", "/dev/sda", []string{"-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=disk"}},
-		{"virtio-blk", "/dev/vda", []string{"-device", "virtio-blk-pci,drive=disk"}},
-		{"scsi-block", "/dev/sda", []string{"-device", "virtio-scsi-pci", "-device", "scsi-block,drive=disk"}},
+		{"scsi-hd", "/dev/sda", 4096, []string{"-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=disk"}},
+		{"virtio-blk", "/dev/vda", 512, []string{"-device", "virtio-blk-pci,drive=disk"}},
+		{"scsi-block", "/dev/sda", 4096, []string{"-device", "virtio-scsi-pci", "-device", "scsi-block,drive=disk"}},
 	} {
 		t.Run(c.name, func(t *testing.T) { // names without commas: QEMU reads paths
-			b := startBootTarget(t, 256)
+			b := startBootTarget(t, c.blockSize)
 			b.tool("qemu-img", "convert", "--object", b.object(), "-n", "-f", "raw", "--target-image-opts", files.root(), b.drive())
 			written := map[string]string{}
 			g := files.boot(t, c.root, written, b.disk(c.device...)...)
@@ -133,7 +133,7 @@ func TestQemuBootsFromAUnit(t *testing.T) {
 			for _, d := range disturbances {
 				d.on(g, b)
 			}
-			g.do("rest", "rested")
+			g.rest()
 			g.verify()
 			g.noComplaints()
 			t.Logf("QEMU said:\n%s", g.powerOff())
@@ -156,19 +156,19 @@ const idle = 60 * time.Second
 // it at work.
 func restAndWork(g *guest, b *bootTarget) {
 	g.t.Helper()
-	g.tell("load")
+	g.load()
 	g.progress(100)
-	quiet := g.stall()
-	g.do("rest", "rested")
+	quiet := g.pause()
+	g.rest()
 	before := b.session()
 	time.Sleep(idle) // the very thing that is tested
 	g.verify()
-	g.tell("load")
+	g.load()
 	g.progress(100)
 	if after := b.session(); after != before {
 		g.t.Errorf("the session was %s before the guest was idle and is %s", before, after)
 	}
-	g.t.Logf("slowest write undisturbed: %v; after %v idle: %v", quiet, idle, g.stall())
+	g.t.Logf("longest pause undisturbed: %v; after %v idle: %v", quiet, idle, g.pause())
 }
 
 // disturbance is what a guest must not notice on its disk but as a pause.
@@ -211,16 +211,16 @@ var disturbances = []disturbance{
 // on does it to a guest under load, again and again.
 func (d disturbance) on(g *guest, b *bootTarget) {
 	g.t.Helper()
-	var stalls []time.Duration
+	var pauses []time.Duration
 	for range d.times {
 		g.progress(20)
-		g.stall()
+		g.pause()
 		d.do(g, b)
 		g.progress(40)
-		stalls = append(stalls, g.stall())
+		pauses = append(pauses, g.pause())
 	}
-	slices.Sort(stalls)
-	g.t.Logf("%s: slowest writes %v", d.name, stalls)
+	slices.Sort(pauses)
+	g.t.Logf("%s: longest pauses %v", d.name, pauses)
 }
 
 // wantSound takes a copy of the unit and checks the file system on it.

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -32,7 +31,8 @@ type guest struct {
 
 	mu       sync.Mutex // guards what follows
 	writes   int
-	slowest  time.Duration // of the writes since it was asked last
+	last     map[string]time.Time // a writer wrote
+	longest  time.Duration        // between two writes of one writer, since it was asked last
 	words    map[string]int
 	sums     map[string]string
 	log      []string
@@ -50,12 +50,12 @@ func (f guestFiles) boot(t *testing.T, root string, written map[string]string, d
 	t.Helper()
 	g := &guest{
 		t: t, console: filepath.Join(t.TempDir(), "console"), exited: make(chan struct{}),
-		written: written, words: map[string]int{}, sums: map[string]string{},
+		written: written, last: map[string]time.Time{}, words: map[string]int{}, sums: map[string]string{},
 	}
 	g.cmd = exec.Command("qemu-system-x86_64", append([]string{
 		"-accel", "tcg", "-m", "256", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", filepath.Join(f.dir, "vmlinuz"), "-initrd", filepath.Join(f.dir, "initrd"),
-		"-append", "console=ttyS0 rw loglevel=5 panic=-1 root=" + root,
+		"-append", "console=ttyS0 rw loglevel=5 panic=-1 no_timer_check root=" + root,
 		"-serial", "file:" + g.console, "-serial", "stdio",
 	}, disk...)...)
 	g.cmd.Stderr = &g.stderr
@@ -97,10 +97,14 @@ func (g *guest) line(text string) {
 	word, rest, _ := strings.Cut(text, " ")
 	fields := strings.Fields(rest)
 	switch {
-	case word == "wrote" && len(fields) == 3:
+	case word == "wrote" && len(fields) == 2:
 		g.written[fields[0]] = fields[1]
-		ms, _ := strconv.Atoi(fields[2])
-		g.slowest = max(g.slowest, time.Duration(ms)*time.Millisecond)
+		writer, _, _ := strings.Cut(fields[0], "-")
+		now := time.Now()
+		if last, ok := g.last[writer]; ok {
+			g.longest = max(g.longest, now.Sub(last))
+		}
+		g.last[writer] = now
 		g.writes++
 	case word == "sum" && len(fields) == 2:
 		g.sums[fields[0]] = fields[1]
@@ -168,13 +172,28 @@ func (g *guest) progress(n int) {
 	g.until(fmt.Sprintf("%d writes", n), func() bool { return g.writes >= target })
 }
 
-// stall is how long the slowest write took since it was asked last.
-func (g *guest) stall() time.Duration {
+// pause is the longest time in which a writer has written nothing since it was asked
+// last. The guest's clock has no say in it.
+func (g *guest) pause() time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	slowest := g.slowest
-	g.slowest = 0
-	return slowest
+	longest := g.longest
+	g.longest = 0
+	return longest.Round(10 * time.Millisecond)
+}
+
+// load starts the writers, which do not end before rest.
+func (g *guest) load() {
+	g.t.Helper()
+	g.mu.Lock()
+	clear(g.last)
+	g.mu.Unlock()
+	g.tell("load")
+}
+
+func (g *guest) rest() {
+	g.t.Helper()
+	g.do("rest", "rested")
 }
 
 // verify makes the guest read every file from the disk, and compares.
@@ -202,7 +221,7 @@ func (g *guest) verify() {
 }
 
 // complaints are what a kernel says when a disk fails or is slow beyond reason.
-var complaints = []string{"i/o error", "ext4-fs error", "ext4-fs warning", "ext4-fs (", "remounting", "aborted", "blocked for more", "rejecting i/o", "medium error", "hardware error", "sense key", "call trace", "bug:"}
+var complaints = []string{"i/o error", "ext4-fs error", "ext4-fs warning", "ext4-fs (", "remounting", "aborted", "blocked for more", "rejecting i/o", "medium error", "hardware error", "sense key", "call trace", "] bug:"}
 
 // noComplaints reads the kernel's log.
 func (g *guest) noComplaints() {
