@@ -60,5 +60,6 @@ for module in virtio_pci virtio_scsi virtio_blk sd_mod; do
 done
 (cd "$work/initrd" && find . | cpio --quiet -o -H newc | gzip -1) >"$dir/initrd"
 
+# A guest may see blocks of 4096 bytes, and then takes no smaller ones on them.
 truncate -s 256M "$dir/root.img"
-mkfs.ext4 -q -L curve-guest -d "$work/root" "$dir/root.img"
+mkfs.ext4 -q -b 4096 -L curve-guest -d "$work/root" "$dir/root.img"
