@@ -38,6 +38,11 @@ func TestInquiry(t *testing.T) {
 	if limits[4] != 1 || limits[5] != 255 || len(limits) != 64 {
 		t.Errorf("block limits % x", limits)
 	}
+	large := newRig(t, rigOptions{blockSize: 4096})
+	limits = large.good(large.a, []byte{opInquiry, 1, vpdLimits, 0, 255, 0}, nil, 255)
+	if got := binary.BigEndian.Uint32(limits[28:]); got != 0 {
+		t.Errorf("a granularity of %d blocks is not worth saying", got)
+	}
 	if got := page(vpdProvisioning); !bytes.Equal(got, []byte{0, 0xe4, 2, 0}) {
 		t.Errorf("provisioning % x", got)
 	}

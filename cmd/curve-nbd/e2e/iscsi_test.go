@@ -189,6 +189,19 @@ func TestQemuUsesAUnit(t *testing.T) {
 		"aio_read -P 1 16M 16M", "aio_read -P 2 32M 16M", "aio_read -P 3 48M 16M", "aio_flush")
 }
 
+// TestQemuUsesAUnitOfLargeBlocks: QEMU aborts if it is told of a granularity of one block
+// of 4096 bytes, as soon as it reads 32 KiB.
+func TestQemuUsesAUnitOfLargeBlocks(t *testing.T) {
+	u := serveUnit(t, "qemu-io")
+	if u.g == nil {
+		t.Skip("of a peer")
+	}
+	u.g.must("volume", "create", "large", "--size", "64M", "--block-size", "4096")
+	u.g.must("lun", "add", "iqn.2026-11.io.curve:e2e", "large", "--lun", "1")
+	u.io(strings.TrimSuffix(u.url, "0")+"1", "read -P 0 0 64k", "write -P 0xa5 1M 3M", "write -z -u 2M 64k", "discard 3M 64k", "flush",
+		"read -P 0xa5 1M 1M", "read -P 0 2M 64k", "read -P 0xa5 2112k 64k", "read -P 0 3M 64k", "write -P 0x5a 1M 512", "read -P 0x5a 1M 512", "read -P 0xa5 1049088 3584")
+}
+
 // TestIdleSessionStays: after 5 s of nothing the initiator asks whether the target
 // lives, which ends the sessions of some.
 func TestIdleSessionStays(t *testing.T) {
