@@ -13,7 +13,7 @@ help:
 	@echo 'make run     build, serve ./data with a demo volume, print what to try; Ctrl-C stops'
 	@echo 'make test    go vet and every test, with the race detector'
 	@echo 'make test-faults  the long form of the fault tests: an hour of kills, hangs and cuts'
-	@echo 'make test-kernel  the long form of the kernel tests: half an hour of /dev/nbdX and iSCSI in a guest'
+	@echo 'make test-kernel  the long form of the kernel tests: an hour of /dev/nbdX and iSCSI in guests'
 	@echo 'make check   gofmt, vet, staticcheck, generated code, go.mod: what a commit must pass'
 	@echo 'make bench   compare with nbdkit, qemu-nbd, go-nbd, tgt and gotgt'
 	@echo 'make conformance  libiscsi'"'"'s tests of iSCSI targets, ours beside tgt'
@@ -51,6 +51,8 @@ test-kernel:
 	@CURVE_KERNEL_LONG=1 scripts/e2e-kernel.sh -t 3600
 	@CURVE_KERNEL_LONG=1 scripts/e2e-kernel.sh -i -t 3600
 	@CURVE_KERNEL_LONG=1 $(GO) test -count=1 -v -timeout 30m -run '^TestSystemd$$' ./cmd/curve-nbd/kerneltest
+	@scripts/deps.sh qemu
+	@PATH="$$PATH:/usr/sbin:/sbin" CURVE_KERNEL_LONG=1 CURVE_REQUIRE_TOOLS=1 $(GO) test -count=1 -v -timeout 30m -run '^TestQemuBootsFromAUnit$$' ./cmd/curve-nbd/e2e
 
 check:
 	@scripts/deps.sh check

@@ -31,6 +31,16 @@ func newHandle(e *export) *Handle {
 	return &Handle{export: e, limits: limits}
 }
 
+// Another returns a handle for one more client of the export, with limits of its own.
+// It never waits, as the export is open until h is released.
+func (h *Handle) Another() *Handle {
+	g := h.export.gateway
+	g.mu.Lock()
+	h.export.handles++
+	g.mu.Unlock()
+	return newHandle(h.export)
+}
+
 // Release gives the handle back, once, after its last request is complete and
 // its buffers are back. The last handle of an export flushes and closes it.
 func (h *Handle) Release() {

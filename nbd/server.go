@@ -2,7 +2,6 @@ package nbd
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"sync"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/opencurve/curve-nbd/gateway"
+	"github.com/opencurve/curve-nbd/gateway/stream"
 )
 
 // Options of NewServer. The zero value works.
@@ -103,30 +103,7 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 	s.listeners[l] = struct{}{}
 	s.mu.Unlock()
-	pause := time.Millisecond
-	for {
-		nc, err := l.Accept()
-		if err == nil {
-			pause = time.Millisecond
-			s.start(nc)
-			continue
-		}
-		if s.isStopping() {
-			return nil
-		}
-		var temporary interface{ Temporary() bool }
-		if !errors.As(err, &temporary) || !temporary.Temporary() {
-			return err
-		}
-		// Out of file descriptors, most likely: those we serve go on, and some
-		// will leave.
-		s.log.Warn("cannot accept a connection", "error", err, "retry_in", pause)
-		select {
-		case <-time.After(pause):
-		case <-s.stop:
-		}
-		pause = min(2*pause, time.Second)
-	}
+	return stream.Accept(l, s.isStopping, s.log, s.start)
 }
 
 func (s *Server) isStopping() bool {

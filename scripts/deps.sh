@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a target needs and this machine lacks, with apt-get:
 #
-#   scripts/deps.sh run|test|bench|iscsi|check
+#   scripts/deps.sh run|test|qemu|bench|iscsi|check
 #
 # Debian 12 with git, make and Go is the starting point. Quick and silent when
 # nothing is missing, so every make target calls it. A "need" is a command to
@@ -36,6 +36,10 @@ needs_test=(
   iscsid:open-iscsi
   multipathd:multipath-tools
 )
+needs_qemu=( # the guest that boots from a unit, beside what test needs
+  qemu-system-x86_64:qemu-system-x86
+  cpio:cpio
+)
 needs_bench=(
   fio:fio nbdkit:nbdkit qemu-nbd:qemu-utils nbdinfo:libnbd-bin python3:python3-minimal
   tgtd:tgt iscsi-perf:libiscsi-bin "@/usr/lib/$(uname -m)-linux-gnu/qemu/block-iscsi.so:qemu-block-extra"
@@ -48,10 +52,11 @@ needs_check=(protoc:protobuf-compiler)
 case "${1:-}" in
   run) needs=("${needs_run[@]}") ;;
   test) needs=("${needs_test[@]}") ;;
+  qemu) needs=("${needs_qemu[@]}") ;;
   bench) needs=("${needs_bench[@]}") ;;
   iscsi) needs=("${needs_iscsi[@]}") ;;
   check) needs=("${needs_check[@]}") ;;
-  *) echo "usage: scripts/deps.sh run|test|bench|iscsi|check" >&2; exit 2 ;;
+  *) echo "usage: scripts/deps.sh run|test|qemu|bench|iscsi|check" >&2; exit 2 ;;
 esac
 
 # mkfs and mount live in sbin, which is not on every user's PATH.

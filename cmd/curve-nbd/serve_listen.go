@@ -86,6 +86,7 @@ func gatewayOptions(ctx *cli.Context, s *server) (serveOptions, error) {
 		StallTimeout:   ctx.Duration("stall-timeout"),
 		PortalGroup:    uint16(group),
 		Logger:         s.log,
+		Metrics:        s.metrics,
 	}
 	return o, nil
 }

@@ -73,7 +73,9 @@ func (t *targets) AddUnit(ctx context.Context, target string, u control.UnitRequ
 	if number == control.AnyNumber {
 		number = registry.AnyNumber
 	}
-	unit, err := t.registry.AddUnit(ctx, target, u.Volume, number, u.ReadOnly)
+	unit, err := t.registry.AddUnit(ctx, target, registry.Unit{
+		Volume: u.Volume, Number: number, ReadOnly: u.ReadOnly, Removable: u.Removable, PhysicalBlock: u.PhysicalBlock,
+	})
 	return controlUnit(unit), err
 }
 
@@ -162,7 +164,10 @@ func (t *targets) view(target *registry.Target) control.Target {
 }
 
 func controlUnit(u registry.Unit) control.Unit {
-	return control.Unit{Number: u.Number, Volume: u.Volume, VolumeID: u.ID, ReadOnly: u.ReadOnly}
+	return control.Unit{
+		Number: u.Number, Volume: u.Volume, VolumeID: u.ID,
+		UnitOptions: control.UnitOptions{ReadOnly: u.ReadOnly, Removable: u.Removable, PhysicalBlock: u.PhysicalBlock},
+	}
 }
 
 func controlLogin(l registry.Login) control.Login {

@@ -200,6 +200,10 @@ func (v targetView) table(t table.Writer) {
 		if u.ReadOnly {
 			text += ", read-only"
 		}
+		if u.Removable {
+			text += ", removable"
+		}
+		text += fmt.Sprintf(", physical block %d", u.PhysicalBlock)
 		return text
 	})
 	rows("Lets in", "nobody", len(v.Access), func(i int) string {

@@ -33,7 +33,10 @@ several targets; they, and its NBD clients, then write to the same data.
 	}
 }
 
-const lunFlag = "lun"
+const (
+	lunFlag      = "lun"
+	physicalFlag = "physical-block"
+)
 
 func lunAddCommand() *cli.Command {
 	return &cli.Command{
@@ -44,10 +47,20 @@ func lunAddCommand() *cli.Command {
 this very volume: another one that is made later under its name is not taken for it.
 
    curve-nbd lun add iqn.2026-11.io.curve:vm1 pg-data
-   curve-nbd lun add iqn.2026-11.io.curve:vm1 images/debian --lun 10 --read-only`,
+   curve-nbd lun add iqn.2026-11.io.curve:vm1 images/debian --lun 10 --read-only
+   curve-nbd lun add iqn.2026-11.io.curve:vm1 old-guest --physical-block 512
+
+Initiators are told that a physical block has 4096 bytes, though they may write the
+512 of a volume with such blocks (512e); --physical-block 512 is for those that take
+no such unit. A --removable unit is a drive: an initiator may eject its medium, then
+nobody can read or write it through iSCSI until it is loaded again, the unit is closed
+(its last initiator logs out) or another gateway serves it. All units of a volume are
+alike in both.`,
 		Flags: append([]cli.Flag{
 			&cli.IntFlag{Name: lunFlag, Usage: "give it number `N`", DefaultText: "the lowest that is free"},
 			&cli.BoolFlag{Name: "read-only", Usage: "refuse writes"},
+			&cli.BoolFlag{Name: "removable", Usage: "let initiators eject and load the volume, as a medium"},
+			&cli.StringFlag{Name: physicalFlag, Usage: "tell initiators of physical blocks of 512 or 4096 `BYTES`", DefaultText: "4096"},
 			outputFlag(),
 		}, clientFlags()...),
 		BashComplete: func(ctx *cli.Context) {
@@ -61,7 +74,14 @@ this very volume: another one that is made later under its name is not taken for
 			if err != nil {
 				return err
 			}
-			req := control.UnitRequest{Volume: args[1], Number: control.AnyNumber, ReadOnly: ctx.Bool("read-only")}
+			req := control.UnitRequest{Volume: args[1], Number: control.AnyNumber, UnitOptions: control.UnitOptions{
+				ReadOnly: ctx.Bool("read-only"), Removable: ctx.Bool("removable"),
+			}}
+			if ctx.IsSet(physicalFlag) {
+				if req.PhysicalBlock, err = parseSize(physicalFlag, ctx.String(physicalFlag)); err != nil {
+					return err
+				}
+			}
 			if ctx.IsSet(lunFlag) {
 				if req.Number = ctx.Int(lunFlag); req.Number < 0 {
 					return usagef("--lun %d: give a number from 0 on", req.Number)
@@ -219,17 +239,22 @@ func resizeUnit(ctx context.Context, gw *control.Client, u control.Unit, size in
 
 // unitView is a unit as JSON shows it.
 type unitView struct {
-	Target   string `json:"target"`
-	Number   int    `json:"lun"`
-	Volume   string `json:"volume"`
-	VolumeID uint64 `json:"volume_id"`
-	ReadOnly bool   `json:"read_only"`
+	Target        string `json:"target"`
+	Number        int    `json:"lun"`
+	Volume        string `json:"volume"`
+	VolumeID      uint64 `json:"volume_id"`
+	ReadOnly      bool   `json:"read_only"`
+	Removable     bool   `json:"removable"`
+	PhysicalBlock int64  `json:"physical_block_bytes"`
 	// SizeBytes is 0 where the volume is gone.
 	SizeBytes int64 `json:"size_bytes"`
 }
 
 func unitViewOf(target string, u control.Unit) unitView {
-	return unitView{Target: strings.ToLower(target), Number: u.Number, Volume: u.Volume, VolumeID: uint64(u.VolumeID), ReadOnly: u.ReadOnly}
+	return unitView{
+		Target: strings.ToLower(target), Number: u.Number, Volume: u.Volume, VolumeID: uint64(u.VolumeID),
+		ReadOnly: u.ReadOnly, Removable: u.Removable, PhysicalBlock: u.PhysicalBlock,
+	}
 }
 
 // unitList is a listing; as JSON an array, [] when there is none.
@@ -266,12 +291,15 @@ func (u unitView) sizeText() string {
 }
 
 func (list unitList) table(t table.Writer) {
-	t.AppendHeader(table.Row{"Target", "LUN", "Volume", "Size", "Access"})
+	t.AppendHeader(table.Row{"Target", "LUN", "Volume", "Size", "Physical block", "Access"})
 	for _, u := range list {
 		access := "read-write"
 		if u.ReadOnly {
 			access = "read-only"
 		}
-		t.AppendRow(table.Row{u.Target, u.Number, u.Volume, u.sizeText(), access})
+		if u.Removable {
+			access += ", removable"
+		}
+		t.AppendRow(table.Row{u.Target, u.Number, u.Volume, u.sizeText(), u.PhysicalBlock, access})
 	}
 }

@@ -10,7 +10,10 @@ import (
 func goldenTargets() map[string]result {
 	full := targetViewOf(control.Target{
 		Name: "iqn.2026-11.io.curve:vm1", Alias: "the database", CreatedAt: time.Unix(1700000000, 0),
-		Units: []control.Unit{{Number: 0, Volume: "team/pg-data", VolumeID: 7}, {Number: 300, Volume: "gone", VolumeID: 8, ReadOnly: true}},
+		Units: []control.Unit{
+			{Number: 0, Volume: "team/pg-data", VolumeID: 7, UnitOptions: control.UnitOptions{PhysicalBlock: 4096}},
+			{Number: 300, Volume: "gone", VolumeID: 8, UnitOptions: control.UnitOptions{ReadOnly: true, Removable: true, PhysicalBlock: 512}},
+		},
 		Access: []control.Access{
 			{Initiator: "iqn.1993-08.org.debian:01:host1", Units: []int{0, 300}}, {Initiator: "any", AllUnits: true}, {Initiator: "eui.0123456789abcdef"},
 		},

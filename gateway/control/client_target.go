@@ -48,7 +48,10 @@ func (c *Client) AddUnit(ctx context.Context, target string, u UnitRequest) (Uni
 	if err != nil {
 		return Unit{}, err
 	}
-	m, err := c.control.AddUnit(ctx, &controlpb.AddUnitRequest{Target: target, Volume: u.Volume, Number: number, ReadOnly: u.ReadOnly})
+	m, err := c.control.AddUnit(ctx, &controlpb.AddUnitRequest{
+		Target: target, Volume: u.Volume, Number: number,
+		ReadOnly: u.ReadOnly, Removable: u.Removable, PhysicalBlockBytes: u.PhysicalBlock,
+	})
 	return answer(c, unitOf, m, err)
 }
 

@@ -34,11 +34,17 @@ func targetOf(m *controlpb.Target) Target {
 }
 
 func unitMessage(u Unit) *controlpb.Unit {
-	return &controlpb.Unit{Number: int32(u.Number), Volume: u.Volume, VolumeId: uint64(u.VolumeID), ReadOnly: u.ReadOnly}
+	return &controlpb.Unit{
+		Number: int32(u.Number), Volume: u.Volume, VolumeId: uint64(u.VolumeID),
+		ReadOnly: u.ReadOnly, Removable: u.Removable, PhysicalBlockBytes: u.PhysicalBlock,
+	}
 }
 
 func unitOf(m *controlpb.Unit) Unit {
-	return Unit{Number: int(m.GetNumber()), Volume: m.GetVolume(), VolumeID: backend.VolumeID(m.GetVolumeId()), ReadOnly: m.GetReadOnly()}
+	return Unit{
+		Number: int(m.GetNumber()), Volume: m.GetVolume(), VolumeID: backend.VolumeID(m.GetVolumeId()),
+		UnitOptions: UnitOptions{ReadOnly: m.GetReadOnly(), Removable: m.GetRemovable(), PhysicalBlock: m.GetPhysicalBlockBytes()},
+	}
 }
 
 func accessMessage(a Access) *controlpb.Access {

@@ -44,7 +44,15 @@ type Unit struct {
 	Number   int
 	Volume   string
 	VolumeID backend.VolumeID
-	ReadOnly bool
+	UnitOptions
+}
+
+// UnitOptions are what a unit is made with.
+type UnitOptions struct {
+	ReadOnly  bool
+	Removable bool
+	// PhysicalBlock is in bytes; 0 asks for the default.
+	PhysicalBlock int64
 }
 
 // AnyNumber in a UnitRequest is the lowest free one.
@@ -52,9 +60,9 @@ const AnyNumber = -1
 
 // UnitRequest asks for a unit.
 type UnitRequest struct {
-	Volume   string
-	Number   int
-	ReadOnly bool
+	Volume string
+	Number int
+	UnitOptions
 }
 
 // Access lets an initiator, or "any", see all units or those listed.
@@ -122,7 +130,10 @@ func (s *service) RemoveTarget(ctx context.Context, req *controlpb.RemoveTargetR
 
 func (s *service) AddUnit(ctx context.Context, req *controlpb.AddUnitRequest) (*controlpb.Unit, error) {
 	return withTargets(s, unitMessage, func(ts Targets) (Unit, error) {
-		return ts.AddUnit(ctx, req.GetTarget(), UnitRequest{Volume: req.GetVolume(), Number: int(req.GetNumber()), ReadOnly: req.GetReadOnly()})
+		return ts.AddUnit(ctx, req.GetTarget(), UnitRequest{
+			Volume: req.GetVolume(), Number: int(req.GetNumber()),
+			UnitOptions: UnitOptions{ReadOnly: req.GetReadOnly(), Removable: req.GetRemovable(), PhysicalBlock: req.GetPhysicalBlockBytes()},
+		})
 	})
 }
 

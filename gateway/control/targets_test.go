@@ -90,7 +90,7 @@ func serveTargets(t *testing.T, targets Targets) *Client {
 func TestTargetsAreTheSameBehindTheSocket(t *testing.T) {
 	want := Target{
 		Name: "iqn.2026-11.io.curve:vm1", Alias: "db", CreatedAt: time.Unix(5, 6).UTC(),
-		Units:    []Unit{{Number: 0, Volume: "pg", VolumeID: 7}, {Number: 300, Volume: "logs", VolumeID: 1 << 60, ReadOnly: true}},
+		Units:    []Unit{{Number: 0, Volume: "pg", VolumeID: 7}, {Number: 300, Volume: "logs", VolumeID: 1 << 60, UnitOptions: UnitOptions{ReadOnly: true, Removable: true, PhysicalBlock: 512}}},
 		Access:   []Access{{Initiator: "any", AllUnits: true}, {Initiator: "eui.0123456789abcdef", Units: []int{0, 300}}, {Initiator: "naa.0123456789abcdef"}},
 		Login:    Login{Users: []string{"a", "b"}, Mutual: "t"},
 		Sessions: []Session{{Initiator: "eui.0123456789abcdef", Address: "10.0.0.9:1", Since: time.Unix(7, 8).UTC()}},
@@ -104,7 +104,7 @@ func TestTargetsAreTheSameBehindTheSocket(t *testing.T) {
 	if got, err := client.Allow(ctx, "t", Access{Initiator: "i", Units: []int{3, 4}}); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("allow: %+v, %v", got, err)
 	}
-	if got, err := client.AddUnit(ctx, "t", UnitRequest{Volume: "v", Number: AnyNumber, ReadOnly: true}); err != nil || got != want.Units[1] {
+	if got, err := client.AddUnit(ctx, "t", UnitRequest{Volume: "v", Number: AnyNumber, UnitOptions: want.Units[1].UnitOptions}); err != nil || got != want.Units[1] {
 		t.Errorf("add: %+v, %v", got, err)
 	}
 	if got, err := client.RemoveUnit(ctx, "t", "v", true); err != nil || got != want.Units[0] {
@@ -116,7 +116,7 @@ func TestTargetsAreTheSameBehindTheSocket(t *testing.T) {
 	if err := client.RemoveTarget(ctx, "t", true); err != nil {
 		t.Error(err)
 	}
-	asked := []string{"target t", "allow t {i false [3 4]}", "add t {v -1 true}", "take off t v true", "prove  true u 8", "remove t true"}
+	asked := []string{"target t", "allow t {i false [3 4]}", "add t {v -1 {true true 512}}", "take off t v true", "prove  true u 8", "remove t true"}
 	if !reflect.DeepEqual(n.asked, asked) {
 		t.Errorf("asked\n%q, want\n%q", n.asked, asked)
 	}

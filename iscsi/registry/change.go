@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -146,9 +147,12 @@ func (r *Registry) editRecord(ctx context.Context, key string, fn func(data []by
 // AnyNumber asks for the lowest free number.
 const AnyNumber = -1
 
-// AddUnit makes the volume of a name a unit of a target. ErrNotFound for target or
-// volume; ErrExists where the number is taken or the volume is a unit already.
-func (r *Registry) AddUnit(ctx context.Context, target, volume string, number int, readOnly bool) (Unit, error) {
+// AddUnit makes the volume of a name a unit of a target: as the given one, whose ID
+// is found, and with the lowest free number for AnyNumber. ErrNotFound for target or
+// volume; ErrExists where the number is taken or the volume is a unit already;
+// ErrInvalid where the volume, as a unit of some target, is not Alike.
+func (r *Registry) AddUnit(ctx context.Context, target string, unit Unit) (Unit, error) {
+	volume, number := unit.Volume, unit.Number
 	if number != AnyNumber && (number < 0 || number > iscsi.MaxLUN) {
 		return Unit{}, fmt.Errorf("%w: unit %d: use 0 to %d", backend.ErrInvalid, number, iscsi.MaxLUN)
 	}
@@ -156,7 +160,14 @@ func (r *Registry) AddUnit(ctx context.Context, target, volume string, number in
 	if err != nil {
 		return Unit{}, fmt.Errorf("volume %q: %w", volume, err)
 	}
-	unit := Unit{Volume: info.Name, ID: info.ID, ReadOnly: readOnly}
+	unit.Volume, unit.ID, unit.PhysicalBlock = info.Name, info.ID, cmp.Or(unit.PhysicalBlock, DefaultPhysicalBlock)
+	if block := info.Geometry.BlockSize; unit.PhysicalBlock < block {
+		return Unit{}, fmt.Errorf("%w: physical blocks of %d bytes: volume %q has blocks of %d", backend.ErrInvalid, unit.PhysicalBlock, volume, block)
+	}
+	_ = r.Refresh(ctx) // it has said so itself; what is known is good enough for this
+	if err := r.agrees(unit); err != nil {
+		return Unit{}, err
+	}
 	_, err = r.edit(ctx, target, func(t *Target) error {
 		if unit.Number = number; number == AnyNumber {
 			unit.Number = t.freeNumber()
@@ -174,6 +185,20 @@ func (r *Registry) AddUnit(ctx context.Context, target, volume string, number in
 		return nil
 	})
 	return unit, err
+}
+
+// agrees refuses a unit that is not Alike to another of its volume. One that is added
+// at the same moment elsewhere may slip through: then it is served as the other is.
+func (r *Registry) agrees(unit Unit) error {
+	for _, t := range r.Targets() {
+		for _, u := range t.Units {
+			if u.ID == unit.ID && !u.Alike(unit) {
+				return fmt.Errorf("%w: volume %q is unit %d of target %s and %s there: all units of a volume must be alike, and this one would be %s",
+					backend.ErrInvalid, unit.Volume, u.Number, t.Name, u.nature(), unit.nature())
+			}
+		}
+	}
+	return nil
 }
 
 func (t *Target) freeNumber() int {

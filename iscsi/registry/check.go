@@ -66,6 +66,8 @@ func (t *Target) checkUnits() error {
 			return fmt.Errorf("%w: unit %d after unit %d", backend.ErrInvalid, u.Number, last)
 		case twice:
 			return fmt.Errorf("%w: units %d and %d are the same volume %q", backend.ErrInvalid, other, u.Number, u.Volume)
+		case u.PhysicalBlock != 512 && u.PhysicalBlock != DefaultPhysicalBlock:
+			return fmt.Errorf("%w: unit %d with physical blocks of %d bytes: use 512 or %d", backend.ErrInvalid, u.Number, u.PhysicalBlock, DefaultPhysicalBlock)
 		case u.ID == 0:
 			return fmt.Errorf("%w: unit %d has no volume", backend.ErrInvalid, u.Number)
 		}

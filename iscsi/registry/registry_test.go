@@ -39,8 +39,9 @@ func openMeta(t *testing.T) backend.Meta {
 			t.Error(err)
 		}
 	})
-	for _, name := range []string{"pg", "logs", "7"} {
-		if _, err := b.Meta().CreateVolume(t.Context(), backend.VolumeSpec{Name: name, Size: 1 << 30}); err != nil {
+	for name, block := range map[string]int64{"pg": 512, "logs": 4096, "7": 4096} {
+		spec := backend.VolumeSpec{Name: name, Size: 1 << 30, Geometry: backend.Geometry{BlockSize: block}}
+		if _, err := b.Meta().CreateVolume(t.Context(), spec); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -71,7 +72,7 @@ func mustCreate(t *testing.T, r *registry.Registry, name string) {
 
 func mustAdd(t *testing.T, r *registry.Registry, volume string, number int) registry.Unit {
 	t.Helper()
-	u, err := r.AddUnit(t.Context(), vm1, volume, number, false)
+	u, err := r.AddUnit(t.Context(), vm1, registry.Unit{Volume: volume, Number: number})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +174,7 @@ func TestWrongChangesAreRefusedAndSayWhy(t *testing.T) {
 	before := known(t, r)
 	none := "iqn.2026-11.io.curve:none"
 	add := func(target, volume string, n int) error {
-		_, err := r.AddUnit(t.Context(), target, volume, n, false)
+		_, err := r.AddUnit(t.Context(), target, registry.Unit{Volume: volume, Number: n})
 		return err
 	}
 	allow := func(initiator string, units ...int) error {
@@ -431,7 +432,7 @@ func TestRecordsThatCannotBeReadAreNotServed(t *testing.T) {
 			if l := r.DiscoveryLogin(); len(l.Users) == 0 || slices.ContainsFunc(l.Users, func(u registry.Credential) bool { return !u.Secret.IsZero() }) {
 				t.Errorf("discovery is open: %+v", l)
 			}
-			_, err = r.AddUnit(t.Context(), vm1, "pg", 0, false)
+			_, err = r.AddUnit(t.Context(), vm1, registry.Unit{Volume: "pg"})
 			wantErr(t, err, c.want)
 			_, err = r.SetUser(t.Context(), registry.Discovery, registry.Credential{Name: "u", Secret: secret(secretText)})
 			wantErr(t, err, c.want)

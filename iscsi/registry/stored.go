@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,6 +41,10 @@ type storedUnit struct {
 	Volume   string           `json:"volume"`
 	ID       backend.VolumeID `json:"volume_id"`
 	ReadOnly bool             `json:"read_only,omitempty"`
+	// Removable and PhysicalBlock are not in older records; the default of the
+	// latter is left out.
+	Removable     bool  `json:"removable,omitempty"`
+	PhysicalBlock int64 `json:"physical_block,omitempty"`
 }
 
 // storedAccess tells null, all units, from [], none.
@@ -72,6 +77,9 @@ func (t *Target) encode() ([]byte, error) {
 		Users: storeUsers(t.Users), Mutual: storeMutual(t.Mutual),
 	}
 	for i, u := range t.Units {
+		if u.PhysicalBlock == DefaultPhysicalBlock {
+			u.PhysicalBlock = 0
+		}
 		s.Units[i] = storedUnit(u)
 	}
 	for i, a := range t.Access {
@@ -91,6 +99,7 @@ func decodeTarget(key string, data []byte) (*Target, error) {
 		Users: loadUsers(s.Users), Mutual: loadMutual(s.Mutual),
 	}
 	for i, u := range s.Units {
+		u.PhysicalBlock = cmp.Or(u.PhysicalBlock, DefaultPhysicalBlock)
 		t.Units[i] = Unit(u)
 	}
 	for i, a := range s.Access {

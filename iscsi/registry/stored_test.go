@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,10 @@ const goodKey = targetPrefix + "iqn.2026-11.io.curve:vm1"
 func goodTarget() *Target {
 	return &Target{
 		Name: "iqn.2026-11.io.curve:vm1", Alias: "db", CreatedAt: time.Unix(5, 6).UTC(),
-		Units:  []Unit{{Number: 0, Volume: "team/pg", ID: 7}, {Number: 300, Volume: "logs", ID: 8, ReadOnly: true}},
+		Units: []Unit{
+			{Number: 0, Volume: "team/pg", ID: 7, PhysicalBlock: DefaultPhysicalBlock},
+			{Number: 300, Volume: "logs", ID: 8, ReadOnly: true, PhysicalBlock: DefaultPhysicalBlock},
+		},
 		Access: []Access{{Initiator: "iqn.1993-08.org.debian:host1", Units: []int{0, 9}}, {Initiator: AnyInitiator}, {Initiator: "eui.0123456789abcdef", Units: []int{}}},
 		Users:  []Credential{{"a", iscsi.NewSecret("secret of a\xff")}, {"b", iscsi.NewSecret("secret of b.")}},
 		Mutual: &Credential{"t", iscsi.NewSecret("secret of the target")},
@@ -38,6 +42,16 @@ func TestStoredBytesStayTheSame(t *testing.T) {
 		t.Errorf("target is\n%s, %v, was\n%s", got, err, want)
 	}
 	if back, err := decodeTarget(goodKey, []byte(want)); err != nil || !reflect.DeepEqual(back, goodTarget()) {
+		t.Errorf("target became %+v, %v", back, err)
+	}
+	removable := `{"number":1,"volume":"cd","volume_id":9,"removable":true,"physical_block":512}`
+	want = strings.Replace(want, `{"number":300`, removable+`,{"number":300`, 1)
+	target := goodTarget()
+	target.Units = slices.Insert(target.Units, 1, Unit{Number: 1, Volume: "cd", ID: 9, Removable: true, PhysicalBlock: 512})
+	if got, err = target.encode(); err != nil || string(got) != want {
+		t.Errorf("target is\n%s, %v, was\n%s", got, err, want)
+	}
+	if back, err := decodeTarget(goodKey, []byte(want)); err != nil || !reflect.DeepEqual(back, target) {
 		t.Errorf("target became %+v, %v", back, err)
 	}
 	login := Login{Users: goodTarget().Users, Mutual: goodTarget().Mutual}
@@ -66,6 +80,7 @@ func TestTargetsThatCannotBeAreNeitherStoredNorRead(t *testing.T) {
 		"unit below zero":     func(t *Target) { t.Units[0].Number = -1 },
 		"unit too high":       func(t *Target) { t.Units[1].Number = iscsi.MaxLUN + 1 },
 		"volume twice":        func(t *Target) { t.Units[0].ID = 8 },
+		"physical block":      func(t *Target) { t.Units[0].PhysicalBlock = 1024 },
 		"volume 0":            func(t *Target) { t.Units[0].ID = 0 },
 		"volume without name": func(t *Target) { t.Units[0].Volume = "" },
 		"initiator":           func(t *Target) { t.Access[0].Initiator = "me" },
@@ -95,7 +110,7 @@ func TestTargetsThatCannotBeAreNeitherStoredNorRead(t *testing.T) {
 		"too large together": func(t *Target) {
 			t.Units = nil
 			many(MaxUnits, func(i int) {
-				t.Units = append(t.Units, Unit{Number: i, Volume: strings.Repeat("v", 255), ID: backend.VolumeID(i + 1)})
+				t.Units = append(t.Units, Unit{Number: i, Volume: strings.Repeat("v", 255), ID: backend.VolumeID(i + 1), PhysicalBlock: 512})
 			})
 		},
 	} {

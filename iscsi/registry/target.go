@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/opencurve/curve-nbd/backend"
@@ -33,6 +34,29 @@ type Unit struct {
 	// taken for this one.
 	ID       backend.VolumeID
 	ReadOnly bool
+	// Removable makes the volume a medium that initiators eject and load.
+	Removable bool
+	// PhysicalBlock is the physical block that initiators are told of, in bytes:
+	// DefaultPhysicalBlock, or the volume's own block.
+	PhysicalBlock int64
+}
+
+// DefaultPhysicalBlock is what volumes are best written in.
+const DefaultPhysicalBlock = backend.ChecksumBlock
+
+// Alike says whether two units of one volume can both be served: what is behind them
+// is the same logical unit.
+func (u Unit) Alike(v Unit) bool {
+	return u.Removable == v.Removable && u.PhysicalBlock == v.PhysicalBlock
+}
+
+// nature is what has to be alike.
+func (u Unit) nature() string {
+	kind := "fixed"
+	if u.Removable {
+		kind = "removable"
+	}
+	return fmt.Sprintf("%s, with physical blocks of %d", kind, u.PhysicalBlock)
 }
 
 // AnyInitiator in Access is every initiator.

@@ -190,6 +190,9 @@ func TestCompareAndWrite(t *testing.T) {
 	big.fails(big.a, compareCDB(0, 65), make([]byte, 130*4096), 0, IllegalRequest, InvalidFieldInCDB)
 	big.good(big.a, compareCDB(0, 64), make([]byte, 128*4096), 0)
 	r.fails(r.a, compareCDB(testCount, 1), filled(2, 0), 0, IllegalRequest, LBAOutOfRange)
+	// 256 blocks, of which the one byte of the CDB says 0.
+	r.fails(r.a, compareCDB(0, 0), filled(2, 0), 0, IllegalRequest, InvalidFieldInCDB)
+	r.good(r.a, compareCDB(0, 0), nil, 0)
 }
 
 func TestOrWrite(t *testing.T) {

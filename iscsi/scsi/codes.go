@@ -152,6 +152,9 @@ const (
 	CapacityChanged         Code = 0x2a09
 	CommandsCleared         Code = 0x2f00
 	SanitizeFailed          Code = 0x3103
+	MediumNotPresent        Code = 0x3a00
+	RemovalPrevented        Code = 0x5302
+	MediumChanged           Code = 0x2800 // it was loaded
 	SavingNotSupported      Code = 0x3900
 	LUNsChanged             Code = 0x3f0e
 	InternalTargetFailure   Code = 0x4400

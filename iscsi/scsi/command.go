@@ -47,9 +47,12 @@ type Command struct {
 	// block.
 	Done Completer
 
-	// Direction and Transfer are set by Plan: the bytes that the CDB asks for.
+	// Direction and Transfer are set by Plan: the bytes that are to be moved.
 	Direction Direction
 	Transfer  int64
+	// Asked is what the CDB asks for where Transfer is less, since the initiator
+	// sends less.
+	Asked int64
 
 	// Out is the payload, for Execute: at least Transfer bytes; what follows
 	// is not looked at. In is the room for the answer: as long as the smaller
@@ -111,7 +114,7 @@ func (c *Command) Reset() {
 
 // clear forgets the last use, for Plan.
 func (c *Command) clear() {
-	c.Direction, c.Transfer = NoData, 0
+	c.Direction, c.Transfer, c.Asked = NoData, 0, 0
 	c.Status, c.InLen, c.Aborted, c.senseBytes = Good, 0, false, 0
 	c.unit, c.op, c.lba, c.count, c.flags, c.exact = nil, nil, 0, 0, 0, false
 	c.attention = 0

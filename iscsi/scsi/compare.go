@@ -28,6 +28,10 @@ func decodeCompareAndWrite(u *Unit, c *Command, blocks uint64) *Sense {
 	}
 	// The payload is what must be there and what takes its place.
 	c.Direction, c.Transfer, c.exact = DataOut, 2*int64(c.count)*u.blockSize, true
+	if c.count == 0 && c.ExpectedOut > 0 {
+		// The count is one byte: an initiator that means 256 blocks says 0.
+		return badCDB(13, noBit)
+	}
 	c.flags = u.writeFlags(c.cdb[1]&fua != 0)
 	return nil
 }

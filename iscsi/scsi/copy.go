@@ -45,7 +45,7 @@ func executeExtendedCopy(u *Unit, c *Command) verdict {
 		return c.fail(s)
 	}
 	c.next = copyNext
-	if !u.bulk.take(c) {
+	if !u.copyRoom.take(c) {
 		return wait
 	}
 	return copyNext(u, c)

@@ -312,3 +312,26 @@ func TestLongCommandsKeepNobodyOut(t *testing.T) {
 		<-done
 	}
 }
+
+// A copy waits for blocks with memory in hand, a VERIFY for memory with blocks in
+// hand: of the same memory they would wait for each other for ever.
+func TestCopiesThatWaitForBlocksKeepNoMemory(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	h := &Command{Nexus: r.b, unit: r.unit}
+	if !r.unit.lock(h, 0, 8, true) {
+		t.Fatal("no lock")
+	}
+	var copies []finished
+	for i := range scratchMax {
+		list := copyOrder{id: byte(i), units: [][]byte{nameOf(r.unit)}, segments: [][]byte{segmentOf(0, 0, 0, 100, 8)}}.list()
+		_, done := r.start(r.a, copyCDB(len(list)), list)
+		copies = append(copies, done)
+	}
+	r.good(r.b, span16(opVerify16, 2, 200, 1), filled(1, 0), 0)
+	h.hold.release()
+	for _, done := range copies {
+		if c := <-done; c.Status != Good {
+			t.Errorf("status %#x, sense % x", c.Status, c.Sense())
+		}
+	}
+}

@@ -1,11 +1,13 @@
 package scsi
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
 
+	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/volume"
 )
 
@@ -25,7 +27,9 @@ func TestACrowdThatDoesNotAgree(t *testing.T) {
 }
 
 func crowd(t *testing.T, o rigOptions) {
+	o.unit.SanitizeRate = fast
 	r := newRig(t, o)
+	medium := r.unit.mount.Load().Medium
 	const initiators, rounds = 6, 150
 	var all, functions sync.WaitGroup
 	for i := range initiators {
@@ -42,7 +46,7 @@ func crowd(t *testing.T, o rigOptions) {
 				lba := uint64(random.IntN(64))
 				victim := uint64(random.IntN(initiators) + 1)
 				kind := allTypes[random.IntN(len(allTypes))]
-				switch random.IntN(12) {
+				switch random.IntN(16) {
 				case 0:
 					function(r.unit.Reset)
 				case 1:
@@ -70,6 +74,17 @@ func crowd(t *testing.T, o rigOptions) {
 					r.do(n, span16(opWriteSame16, 0, lba, 2048), filled(1, 3), 0)
 				case 10:
 					r.do(n, unmapCDB(2), unmapData(lba, 8, 100+lba, 100), 0)
+				case 11:
+					list := copyOrder{id: byte(lba), units: [][]byte{nameOf(r.unit)}, segments: [][]byte{segmentOf(0, 0, lba, lba+300, 1500)}}.list()
+					r.do(n, copyCDB(len(list)), list, 0)
+				case 12:
+					r.do(n, sanitizeCDB(saBlockErase, sanitizeImmediate, 0), nil, 0)
+				case 13:
+					function(r.unit.Deactivate)
+					// Who is first gives it back.
+					if err := r.unit.Activate(t.Context(), medium); err != nil && !errors.Is(err, backend.ErrBusy) {
+						t.Error(err)
+					}
 				default:
 					r.do(n, compareCDB(lba, 4), filled(8, 1), 0)
 				}
@@ -80,10 +95,16 @@ func crowd(t *testing.T, o rigOptions) {
 	all.Wait()
 	functions.Wait()
 	u := r.unit
+	u.background.Wait()
+	if users := u.mount.Load().users.Load(); users != 1 {
+		t.Errorf("%d hold the medium", users)
+	}
 	if u.ranges.held.first != nil || u.ranges.waiting.first != nil || u.ranges.exclusive != 0 {
 		t.Error("a range is still locked")
 	}
-	if u.scratch.out != 0 || len(u.scratch.waiting) != 0 {
-		t.Errorf("%d pieces of scratch memory are out", u.scratch.out)
+	for _, room := range []*scratchRoom{&u.scratch, &u.bulk, &u.copyRoom} {
+		if room.out != 0 || len(room.waiting) != 0 {
+			t.Errorf("%d pieces of scratch memory are out", room.out)
+		}
 	}
 }

@@ -42,9 +42,7 @@ func (u *Unit) plan(c *Command) *Sense {
 		return badCDB(1, 4)
 	}
 	c.op = op
-	if s := op.load(c); s != nil {
-		return s
-	}
+	refused := op.load(c)
 	blocks := u.blocks()
 	n := c.Nexus
 	if !op.quiet {
@@ -66,21 +64,41 @@ func (u *Unit) plan(c *Command) *Sense {
 			return s
 		}
 	}
+	if op.ready && !op.empty || op.full {
+		if s := u.noMedium(); s != nil {
+			return s
+		}
+	}
 	if u.sanitize.is() != sanitizeNone {
 		if s := u.sanitized(op); s != nil {
 			return s
 		}
+	}
+	if refused != nil {
+		return refused
 	}
 	if op.decode != nil {
 		if s := op.decode(u, c, blocks); s != nil {
 			return s
 		}
 	}
+	c.Asked = c.Transfer
 	if c.Direction == DataOut && (c.ExpectedOut < c.Transfer || c.exact && c.ExpectedOut != c.Transfer) {
-		// The initiator says two things at once. Doing half of it would be a
-		// guess at which it means.
+		return u.mismatch(c)
+	}
+	return nil
+}
+
+// mismatch decides about a command that asks for more than the initiator means to
+// send. Of a write the blocks that come are written, as they are by other targets, and
+// the transport tells of the rest (RFC 7143 11.4.5.1). Of all else a part would be a
+// guess at which of the two is meant.
+func (u *Unit) mismatch(c *Command) *Sense {
+	if !c.op.partial || c.ExpectedOut%u.blockSize != 0 {
 		return sense(IllegalRequest, InvalidFieldInIU)
 	}
+	c.count = uint64(c.ExpectedOut / u.blockSize)
+	c.Transfer = int64(c.count) * u.blockSize
 	return nil
 }
 
@@ -158,8 +176,10 @@ func (c *Command) stopped() *Sense {
 		return standby()
 	case c.mount.unit.sanitize.is() != sanitizeNone:
 		return c.mount.unit.sanitized(c.op)
+	case c.op.empty:
+		return nil
 	}
-	return nil
+	return c.mount.unit.noMedium()
 }
 
 // resumed carries on with a command away from Execute.

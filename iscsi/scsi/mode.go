@@ -181,7 +181,7 @@ func executeModeSelect(u *Unit, c *Command) verdict {
 		return done
 	}
 	u.notify(c.Nexus, ModeParametersChanged)
-	if u.writeThrough.Load() && u.mounted(c) {
+	if u.writeThrough.Load() && u.noMedium() == nil && u.mounted(c) {
 		return executeFlush(u, c) // what the cache that is now off still holds
 	}
 	return done

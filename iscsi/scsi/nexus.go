@@ -31,6 +31,7 @@ type Nexus struct {
 
 	attentions attentions
 	copies     copies
+	prevents   bool // the medium from being ejected; guarded by unit.mu
 
 	// epoch counts the times that all commands were aborted; running the
 	// commands being executed, by the low bit of the epoch they belong to.

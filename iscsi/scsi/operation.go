@@ -25,8 +25,11 @@ type operation struct {
 	access   accessClass
 	accessOf func(*Command) accessClass
 	plain    bool // moves its blocks and nothing else: Try may do it
+	partial  bool // writes what comes, if that is less than it says
 	quiet    bool // does not report unit attentions
-	ready    bool // needs an active path
+	ready    bool // needs an active path, and the medium
+	full     bool // needs the medium, but goes by any path
+	empty    bool // needs no medium, though it is ready
 	calm     bool // serves a unit that is being sanitized, as quiet ones do
 	lock     lockMode
 	seconds  uint32 // to allow for it
@@ -82,19 +85,20 @@ func find(cdb []byte) (*operation, *Sense) {
 	return nil, badCDB(1, 4)
 }
 
-// load copies what the operation looks at.
-func (op *operation) load(c *Command) *Sense {
+// load copies what the operation looks at. What it refuses is for after the state
+// of the unit: of one that is not ready nobody wants to know what it would take.
+func (op *operation) load(c *Command) (refused *Sense) {
+	c.cdb = [16]byte{}
 	if len(c.CDB) < op.size {
 		return badCDB(len(c.CDB), noBit)
 	}
-	c.cdb = [16]byte{}
 	for i, b := range c.CDB[:op.size] {
-		if bad := b & op.refuse[i]; bad != 0 {
-			return badCDB(i, int8(bits.Len8(bad)-1))
+		if bad := b & op.refuse[i]; bad != 0 && refused == nil {
+			refused = badCDB(i, int8(bits.Len8(bad)-1))
 		}
 		c.cdb[i] = b & op.mask[i]
 	}
-	return nil
+	return refused
 }
 
 // usage is the CDB usage data (SPC-4, 6.35.3).

@@ -381,10 +381,10 @@ func TestReserve6And10(t *testing.T) {
 		r.good(r.a, c.reserve, nil, 0)
 		r.unit.Reset(func() {})
 		r.a.attentions.take()
+		r.fails(r.a, append([]byte{c.reserve[0], 1}, c.reserve[2:]...), nil, 0, IllegalRequest, InvalidFieldInCDB)
 		r.pr(r.a, saRegister, 0, 0, keyA)
 		r.conflicts(r.a, c.reserve, nil)
 		r.conflicts(r.a, c.release, nil)
-		r.fails(r.a, append([]byte{c.reserve[0], 1}, c.reserve[2:]...), nil, 0, IllegalRequest, InvalidFieldInCDB)
 	}
 }
 

@@ -30,7 +30,7 @@ func executeReportOpcodes(u *Unit, c *Command) verdict {
 	}
 	for _, op := range candidates {
 		if u.offers(op) && (op.action == noAction || op.action == action) {
-			return c.reply(oneOperation(op, timeouts))
+			return c.reply(u.oneOperation(op, timeouts))
 		}
 	}
 	const notSupported = 1
@@ -64,9 +64,13 @@ func (u *Unit) everyOperation(timeouts bool) []byte {
 	return b
 }
 
-func oneOperation(op *operation, timeouts bool) []byte {
+func (u *Unit) oneOperation(op *operation, timeouts bool) []byte {
 	const supported = 3
-	b := append([]byte{0, supported, 0, byte(op.size)}, op.usage()...)
+	usage := op.usage()
+	if op.code == opStartStopUnit && !u.removable {
+		usage[4] &^= loadEject
+	}
+	b := append([]byte{0, supported, 0, byte(op.size)}, usage...)
 	if timeouts {
 		b[1] |= 0x80
 		b = op.appendTimeouts(b)

@@ -30,13 +30,18 @@ func TestInquiry(t *testing.T) {
 		page(code)
 	}
 	limits := r.good(r.a, []byte{opInquiry, 1, vpdLimits, 0, 255, 0}, nil, 255)
-	for at, want := range map[int]uint32{8: 65536, 12: 2048, 20: 0xffffffff, 24: 256, 28: 8, 32: 1 << 31, 40: 524288} {
+	for at, want := range map[int]uint32{8: 8192, 12: 2048, 20: 0xffffffff, 24: 256, 28: 8, 32: 1 << 31, 40: 32768} {
 		if got := binary.BigEndian.Uint32(limits[at:]); got != want {
 			t.Errorf("block limits, byte %d: %d, want %d", at, got, want)
 		}
 	}
 	if limits[4] != 1 || limits[5] != 255 || len(limits) != 64 {
 		t.Errorf("block limits % x", limits)
+	}
+	large := newRig(t, rigOptions{blockSize: 4096})
+	limits = large.good(large.a, []byte{opInquiry, 1, vpdLimits, 0, 255, 0}, nil, 255)
+	if got := binary.BigEndian.Uint32(limits[28:]); got != 0 {
+		t.Errorf("a granularity of %d blocks is not worth saying", got)
 	}
 	if got := page(vpdProvisioning); !bytes.Equal(got, []byte{0, 0xe4, 2, 0}) {
 		t.Errorf("provisioning % x", got)

@@ -127,9 +127,17 @@ func (u *Unit) beginSanitize(c *Command, s sanitation) verdict {
 	if before := u.sanitize.is(); before == sanitizeRunning || !u.sanitize.state.CompareAndSwap(uint32(before), uint32(sanitizeRunning)) {
 		return c.fail(&Sense{Key: NotReady, Code: NotReadySanitize, inProgress: true})
 	}
+	if s := u.noMedium(); s != nil { // it was ejected since the command was planned
+		u.endSanitize()
+		return c.fail(s)
+	}
 	u.sanitize.progress.Store(0)
 	c.inline = false
-	u.background.Go(func() { u.runSanitize(c, s) })
+	over := u.busy()
+	u.background.Go(func() {
+		u.runSanitize(c, s)
+		over()
+	})
 	return wait
 }
 

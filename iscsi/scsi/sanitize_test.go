@@ -136,6 +136,7 @@ func TestSanitizeGoesOn(t *testing.T) {
 			r.fails(r.b, span16(opRead16, 0, 0, 1), nil, testBlock, NotReady, NotReadySanitize)
 			r.fails(r.b, cdb, list, 0, NotReady, NotReadySanitize)
 			r.fails(r.b, []byte{opStartStopUnit, 0, 0, 0, 1, 0}, nil, 0, NotReady, NotReadySanitize)
+			r.fails(r.b, []byte{opStartStopUnit, 1, 0, 0, 0x12, 0}, nil, 0, NotReady, NotReadySanitize) // refused, were it ready
 			r.good(r.b, []byte{opInquiry, 0, 0, 0, 96, 0}, nil, 96)
 			r.good(r.b, groupsCDB, nil, 256)
 			if b := r.good(r.b, []byte{opRequestSense, 0, 0, 0, 18, 0}, nil, 18); b[2] != byte(NotReady) || b[13] != 0x1b || b[15] != 0x80 {
@@ -269,4 +270,33 @@ func TestSanitizeThatIsSlow(t *testing.T) {
 		t.Fatal("the command does not end")
 	}
 	r.fails(r.b, turCDB, nil, 0, NotReady, NotReadySanitize)
+}
+
+// From its begin to its end a SANITIZE says that it needs the unit, whoever is there.
+func TestSanitizeNeedsItsUnit(t *testing.T) {
+	held := make(chan *volume.Request, 1)
+	_, wrap := heldMedium(held)
+	began, over := make(chan struct{}, 1), make(chan struct{}, 1)
+	busy := func() func() {
+		began <- struct{}{}
+		return func() { over <- struct{}{} }
+	}
+	r := newRig(t, rigOptions{wrap: wrap, unit: Options{SanitizeRate: fast, Busy: busy}})
+	c, done := r.start(r.a, sanitizeCDB(saBlockErase, 0, 0), nil)
+	<-began
+	detached := make(chan struct{})
+	r.unit.Detach(r.a, func() { close(detached) })
+	for last := false; !last; { // the erasing, then the flush
+		q := <-held
+		last = q.Op == backend.OpFlush
+		if len(over) > 0 {
+			t.Error("over before the last request is")
+		}
+		q.Done.RequestDone(q)
+	}
+	<-done
+	if <-detached; !c.Aborted {
+		t.Error("the command outlived its path")
+	}
+	<-over
 }

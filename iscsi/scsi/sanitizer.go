@@ -86,7 +86,7 @@ func (s *sanitizing) complete(why *Sense) {
 }
 
 func (s *sanitizing) run() error {
-	if err := s.settle(); err != nil {
+	if err := s.unit.quiesce(); err != nil {
 		return err
 	}
 	size := s.mount.Info().Size
@@ -109,13 +109,13 @@ func (s *sanitizing) run() error {
 	return err
 }
 
-// settle waits for the commands that hold blocks. Those that come later find the
-// unit being sanitized once they have theirs.
-func (s *sanitizing) settle() error {
+// quiesce waits for the commands that hold blocks. Those that come later find the
+// unit being sanitized, or its medium ejected, once they have theirs.
+func (u *Unit) quiesce() error {
 	done := make(barrierDone, 1)
-	b := &Command{Nexus: &Nexus{unit: s.unit}, Done: done}
-	b.unit, b.op, b.count = s.unit, &barrier, uint64(s.unit.size.Load()/s.unit.blockSize)
-	if !s.unit.Execute(b) {
+	b := &Command{Nexus: &Nexus{unit: u}, Done: done}
+	b.unit, b.op, b.count = u, &barrier, uint64(u.size.Load()/u.blockSize)
+	if !u.Execute(b) {
 		<-done
 	}
 	if b.Status != Good {
@@ -125,7 +125,7 @@ func (s *sanitizing) settle() error {
 }
 
 // barrier holds every block, for no time.
-var barrier = operation{name: "SANITIZE", size: 10, ready: true, calm: true, lock: lockExclusive, execute: executeNothing}
+var barrier = operation{name: "SANITIZE", size: 10, ready: true, empty: true, calm: true, lock: lockExclusive, execute: executeNothing}
 
 type barrierDone chan struct{}
 

@@ -35,7 +35,6 @@ func TestAUnitInStandby(t *testing.T) {
 	for name, cdb := range map[string][]byte{
 		"TEST UNIT READY":  turCDB,
 		"WRITE":            span16(opWrite16, 0, 0, 1),
-		"READ CAPACITY":    {opReadCapacity10, 0, 0, 0, 0, 0, 0, 0, 0, 0},
 		"GET LBA STATUS":   {opServiceActionIn16, saGetLBAStatus, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0},
 		"START STOP UNIT":  {opStartStopUnit, 0, 0, 0, 1, 0},
 		"SYNCHRONIZE":      span16(opSynchronizeCache16, 0, 0, 0),
@@ -45,6 +44,8 @@ func TestAUnitInStandby(t *testing.T) {
 	}
 	for name, cdb := range map[string][]byte{
 		"INQUIRY":      {opInquiry, 0, 0, 0, 96, 0},
+		"capacity":     {opReadCapacity10, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+		"capacity(16)": {opServiceActionIn16, saReadCapacity16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0},
 		"limits":       {opInquiry, 1, vpdLimits, 0, 64, 0},
 		"REPORT LUNS":  {opReportLUNs, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0},
 		"MODE SENSE":   {opModeSense6, 0, pageAll, 0, 255, 0},
@@ -223,4 +224,30 @@ func TestAnOrderInStandbyIsEnforcedBeforeItIsComplete(t *testing.T) {
 	down = errors.New("the other gateway does not answer")
 	cdb, list := prOut(saRelease, WriteExclusive, 2, 0, 0)
 	r.fails(r.b, cdb, list, 0, AbortedCommand, InternalTargetFailure)
+}
+
+func TestReadKeysWhileTheStoreIsAway(t *testing.T) {
+	store := &away{MemoryStore: NewMemoryStore()}
+	active := newRig(t, rigOptions{unit: Options{Reservations: store}})
+	standby, _ := standbyRig(t, Options{Reservations: store})
+	active.pr(active.a, saRegister, 0, 0, 5)
+	store.down = true
+	keys := []byte{opPersistentIn, saReadKeys, 0, 0, 0, 0, 0, 0, 64, 0}
+	if b := active.good(active.a, keys, nil, 64); len(b) != 16 || b[15] != 5 {
+		t.Errorf("keys % x", b)
+	}
+	standby.fails(standby.a, keys, nil, 64, AbortedCommand, InternalTargetFailure)
+}
+
+// away is a store that may be out of reach.
+type away struct {
+	*MemoryStore
+	down bool
+}
+
+func (s *away) Load(ctx context.Context) ([]byte, uint64, error) {
+	if s.down {
+		return nil, 0, backend.ErrUnreachable
+	}
+	return s.MemoryStore.Load(ctx)
 }

@@ -128,6 +128,7 @@ func (u *Unit) adopt(next Reservations, by *Nexus) *sync.WaitGroup {
 			}
 			if notice.aborted {
 				aborted = append(aborted, ended{n, notice.code})
+				n.prevents = false // it may never be there again
 				continue
 			}
 			n.attentions.add(notice.code)

@@ -30,12 +30,12 @@ func reads(name string, code byte, size int, flags, refuse byte) operation {
 
 func writes(name string, code byte, size int, flags, refuse byte) operation {
 	return rw(name, code, size, operation{mask: spanMask(size, flags), refuse: bitsAt(1, refuse), kind: backend.OpWrite,
-		plain: true, access: accessWrite, lock: lockShared, decode: decodeWrite, execute: executeWrite})
+		plain: true, partial: true, access: accessWrite, lock: lockShared, decode: decodeWrite, execute: executeWrite})
 }
 
 func writeVerifies(name string, code byte, size int) operation {
 	return rw(name, code, size, operation{mask: spanMask(size, dpo|0x06), refuse: bitsAt(1, protect), kind: backend.OpWrite,
-		access: accessWrite, lock: lockExclusive, decode: decodeWriteVerify, execute: executeWriteVerify})
+		partial: true, access: accessWrite, lock: lockExclusive, decode: decodeWriteVerify, execute: executeWriteVerify})
 }
 
 func verifies(name string, code byte, size int) operation {
@@ -112,10 +112,10 @@ var table = []operation{
 		operation{refuse: bitsAt(1, 0x1f), access: accessReserve, execute: executeReserve}),
 	simple("RELEASE(10)", opRelease10, noAction, 10, bitsAt(),
 		operation{refuse: bitsAt(1, 0x1f), access: accessRelease, execute: executeRelease}),
-	simple("START STOP UNIT", opStartStopUnit, noAction, 6, bitsAt(1, 1, 4, 0xf5),
-		operation{refuse: bitsAt(4, 2), accessOf: startStopAccess, ready: true, kind: backend.OpFlush, execute: executeStartStop}),
+	simple("START STOP UNIT", opStartStopUnit, noAction, 6, bitsAt(1, 1, 4, 0xf7),
+		operation{accessOf: startStopAccess, ready: true, empty: true, kind: backend.OpFlush, decode: decodeStartStop, execute: executeStartStop}),
 	simple("PREVENT ALLOW MEDIUM REMOVAL", opPreventAllow, noAction, 6, bitsAt(4, 3),
-		operation{accessOf: preventAccess, execute: executeNothing}),
+		operation{accessOf: preventAccess, execute: executePrevent}),
 
 	reads("READ(6)", opRead6, 6, 0x1f, 0),
 	reads("READ(10)", opRead10, 10, dpoFUA, protect),
@@ -157,10 +157,11 @@ var table = []operation{
 	receives("RECEIVE COPY STATUS(LID1)", saCopyStatus, executeCopyStatus),
 	receives("RECEIVE COPY OPERATING PARAMETERS", saCopyParameters, executeCopyParameters),
 
-	simple("READ CAPACITY(10)", opReadCapacity10, noAction, 10, bitsAt(), operation{ready: true,
+	// The size is known in standby too, and initiators do without the path otherwise.
+	simple("READ CAPACITY(10)", opReadCapacity10, noAction, 10, bitsAt(), operation{full: true,
 		decode: decodeReadCapacity10, execute: executeReadCapacity10}),
 	simple("READ CAPACITY(16)", opServiceActionIn16, saReadCapacity16, 16, bitsAt(10, 0xff, 11, 0xff, 12, 0xff, 13, 0xff),
-		operation{ready: true, decode: decodeAllocation32(10), execute: executeReadCapacity16}),
+		operation{full: true, decode: decodeAllocation32(10), execute: executeReadCapacity16}),
 	simple("GET LBA STATUS", opServiceActionIn16, saGetLBAStatus, 16,
 		bitsAt(2, 0xff, 3, 0xff, 4, 0xff, 5, 0xff, 6, 0xff, 7, 0xff, 8, 0xff, 9, 0xff, 10, 0xff, 11, 0xff, 12, 0xff, 13, 0xff),
 		operation{access: accessRead, ready: true, decode: decodeLBAStatus, execute: apart(executeLBAStatus)}),

@@ -22,8 +22,8 @@ func (u *Unit) ClearTaskSet(n *Nexus, done func()) {
 	abortEach(u.paths(), n, done, CommandsCleared)
 }
 
-// Reset is LOGICAL UNIT RESET: all commands end, RESERVE and mode pages are as at
-// the start, and everybody learns of it. Persistent reservations stay.
+// Reset is LOGICAL UNIT RESET: all commands end, RESERVE, mode pages and who
+// prevents ejecting are as at the start, and everybody learns of it. Persistent reservations stay.
 func (u *Unit) Reset(done func()) {
 	u.mu.Lock()
 	u.resetLocked()
@@ -35,6 +35,7 @@ func (u *Unit) Reset(done func()) {
 // same nexus.
 func (u *Unit) LoseNexus(n *Nexus, done func()) {
 	u.mu.Lock()
+	n.prevents = false
 	if u.reserved == n {
 		u.reserved = nil
 		u.refreshAccess()

@@ -18,6 +18,12 @@ type Options struct {
 	Size, BlockSize int64
 	// ReadOnly protects the unit, even where the medium could be written.
 	ReadOnly bool
+	// Removable makes the volume a medium that initiators eject and load.
+	Removable bool
+	// PhysicalBlock is what READ CAPACITY(16) calls a physical block: BlockSize, or
+	// backend.ChecksumBlock, which is meant by 0 too. Some initiators take no unit
+	// whose two differ.
+	PhysicalBlock int64
 	// Identity is what the unit's names are made of: the same for every path to
 	// the same volume, different for all others, for ever. The id of the volume
 	// with that of its cluster, say.
@@ -48,6 +54,10 @@ type Options struct {
 	// gateway's, which is what Deactivate is for. It must not block, nor call the
 	// unit.
 	Lost func()
+	// Busy, where it is set, is called when a SANITIZE begins, and what it returns
+	// when that is over: it goes on without any nexus, for as long as the unit is
+	// not closed.
+	Busy func() (over func())
 	// Reservations keeps the persistent reservations; nil for a store of the
 	// unit's own, in memory.
 	Reservations ReservationStore
@@ -62,16 +72,21 @@ type Unit struct {
 	promote   func(context.Context) error
 	announce  func(context.Context) error
 	lost      func()
+	busy      func() func()
 	protected bool
+	removable bool
+	ejected   atomic.Bool // the medium; changed with mu held, or by who has ejected it
+	physical  int64
 	absent    bool // NewAbsent
 	blockSize int64
 	size      atomic.Int64 // as last seen
 
 	worker   *worker
 	sanitize sanitizer
-	// scratch is for commands that others may wait for, bulk for long ones.
-	scratch, bulk scratchRoom
-	ranges        rangeLock
+	// scratch is for commands that others may wait for, bulk for long ones. Who
+	// has either never waits for blocks; a copy does, so it has room apart.
+	scratch, bulk, copyRoom scratchRoom
+	ranges                  rangeLock
 
 	ctx        context.Context // ends waits for metadata
 	cancel     context.CancelFunc
@@ -103,6 +118,12 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 	if o.BlockSize <= 0 || o.Size < o.BlockSize {
 		return nil, fmt.Errorf("%w: unit of %d bytes in blocks of %d", backend.ErrInvalid, o.Size, o.BlockSize)
 	}
+	if o.PhysicalBlock == 0 {
+		o.PhysicalBlock = backend.ChecksumBlock
+	}
+	if o.PhysicalBlock != o.BlockSize && o.PhysicalBlock != backend.ChecksumBlock {
+		return nil, fmt.Errorf("%w: physical blocks of %d bytes with logical ones of %d", backend.ErrInvalid, o.PhysicalBlock, o.BlockSize)
+	}
 	u := &Unit{
 		names:        namesOf(o.Identity),
 		luns:         o.LUNs,
@@ -110,10 +131,16 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 		promote:      o.Promote,
 		announce:     o.Announce,
 		lost:         o.Lost,
+		busy:         o.Busy,
 		protected:    o.ReadOnly,
+		removable:    o.Removable,
+		physical:     o.PhysicalBlock,
 		blockSize:    o.BlockSize,
 		groups:       o.Groups,
 		reservations: o.Reservations,
+	}
+	if u.busy == nil {
+		u.busy = func() func() { return func() {} }
 	}
 	u.size.Store(o.Size)
 	if o.Medium != nil {
@@ -138,6 +165,9 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 	u.worker = startWorker(u.resumed)
 	return u, nil
 }
+
+// Quit cuts short what goes on without a command, before Close.
+func (u *Unit) Quit() { u.cancel() }
 
 // Close ends the unit, after its last command. It waits for what other units do
 // on its medium.
@@ -247,5 +277,8 @@ func (u *Unit) resetLocked() {
 	u.descriptorSense.Store(false)
 	u.writeThrough.Store(false)
 	u.softProtect.Store(false)
+	for _, n := range u.nexuses {
+		n.prevents = false
+	}
 	u.refreshAccess()
 }

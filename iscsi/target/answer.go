@@ -47,10 +47,13 @@ func (t *task) dataIn() int64 { return min(t.command.InLen, int64(t.expectedIn()
 func (t *task) residual() iscsi.Residual {
 	c := &t.command
 	switch {
-	case t.write && c.Direction == scsi.DataOut && c.Status == scsi.Good:
-		return iscsi.ResidualOf(t.expected, uint64(c.Transfer))
+	case t.write && c.Direction == scsi.DataOut && (c.Status == scsi.Good || t.expected < uint32(c.Asked)):
+		return iscsi.ResidualOf(t.expected, uint64(c.Asked))
 	case t.write:
 		return iscsi.ResidualOf(t.expected, 0)
+	}
+	if c.Direction == scsi.DataOut { // it sends nothing of what it should
+		return iscsi.ResidualOf(t.expectedIn(), uint64(c.Asked))
 	}
 	return iscsi.ResidualOf(t.expectedIn(), uint64(c.InLen))
 }

@@ -30,9 +30,9 @@ type batch struct {
 }
 
 // frame returns room for the answer of a read, or nil. It is not taken until commit.
-func (b *batch) frame(u *unit, size int) []byte {
+func (b *batch) frame(l *lun, size int) []byte {
 	if b.arena == nil {
-		m := u.hold()
+		m := l.lend()
 		if m == nil {
 			return nil
 		}
@@ -75,18 +75,18 @@ func (s *session) flush() error {
 	return err
 }
 
-// release gives everything back.
+// release gives everything back, the arena first: with its last command a unit may go.
 func (b *batch) release() {
-	for i, r := range b.replies {
-		r.sent()
-		b.replies[i] = nil
-	}
-	b.replies, b.bytes, b.used, b.timed = b.replies[:0], 0, 0, time.Time{}
 	if b.arena != nil {
 		b.arena.Release()
 		b.lender.letGo()
 		b.arena, b.lender = nil, nil
 	}
+	for i, r := range b.replies {
+		r.sent()
+		b.replies[i] = nil
+	}
+	b.replies, b.bytes, b.used, b.timed = b.replies[:0], 0, 0, time.Time{}
 }
 
 // arrived is when the commands that are just served came, asked of few.

@@ -84,7 +84,7 @@ func (s *session) startRead(t *task) error {
 	n := t.answerRoom()
 	if n > 0 && n <= arenaRead {
 		size := s.digests.frameSize(int(n))
-		if frame := s.batch.frame(t.lun.unit, size); frame != nil {
+		if frame := s.batch.frame(t.lun, size); frame != nil {
 			at := s.digests.headerSize()
 			t.command.In = append(t.command.In, frame[at:at+int(n)])
 			if t.lun.unit.Try(&t.command) {

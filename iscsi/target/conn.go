@@ -3,7 +3,6 @@ package target
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math"
 	"net"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/opencurve/curve-nbd/gateway/stream"
-	"github.com/opencurve/curve-nbd/iscsi"
 )
 
 // conn is one connection: a login, then its session. Its reader goroutine (run)
@@ -131,15 +129,4 @@ func remoteName(nc net.Conn) string {
 		return a.String()
 	}
 	return nc.LocalAddr().Network()
-}
-
-// portal is the address that the initiator reached us at.
-func (c *conn) portal() iscsi.Portal {
-	p := iscsi.Portal{Group: c.server.opts.PortalGroup}
-	if a, ok := c.nc.LocalAddr().(*net.TCPAddr); ok {
-		p.Host, p.Port = a.IP.String(), a.Port
-		return p
-	}
-	p.Host = fmt.Sprint(c.nc.LocalAddr())
-	return p
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/opencurve/curve-nbd/iscsi"
+	"github.com/opencurve/curve-nbd/iscsi/scsi"
 )
 
 // nopOut answers a ping with its data, or takes the answer to one of ours (11.18).
@@ -40,6 +41,11 @@ func (s *session) nopOut(p *pdu) error {
 	return s.answer(s.answering(n.Immediate, answer), iscsi.BHSSize+len(data))
 }
 
+// answerTimes is how often KeepAlive an initiator may take to answer a ping: it may
+// stand still for a minute, as a machine does that is moved or debugged, and find its
+// session as it was.
+const answerTimes = 4
+
 // keepAlive asks an initiator that was silent for long whether it is there, and cuts
 // it off if it does not say.
 func (s *session) keepAlive(clock int64) {
@@ -54,9 +60,16 @@ func (s *session) keepAlive(clock int64) {
 	if ask {
 		s.pinged = clock
 	}
+	owed := false
+	for _, t := range s.tasks {
+		since := t.awaited.Load()
+		owed = owed || since != 0 && clock-since > int64(s.server.opts.StallTimeout)
+	}
 	s.mu.Unlock()
 	switch {
-	case pinged != 0 && clock-pinged > limit:
+	case owed:
+		s.conn.abort("does not send the data of a write")
+	case pinged != 0 && clock-pinged > answerTimes*limit:
 		s.conn.abort("does not answer")
 	case ask && s.discovery: // which has no pings (4.3)
 		s.conn.abort("discovery session is idle")
@@ -85,6 +98,19 @@ func (s *session) askLogout() {
 		a := iscsi.AsyncMessage{Event: iscsi.AsyncLogoutRequested, Parameter3: 1, Window: o.window(true)}
 		a.Encode(b)
 	}))
+}
+
+// lunsEvent reports that the list of units has changed (11.9.1, event 0), to initiators
+// that listen; the others see the unit attention.
+func (s *session) lunsEvent() *notice {
+	code := scsi.LUNsChanged
+	sense := []byte{0, 18, 0x70, 0, byte(scsi.UnitAttention), 0, 0, 0, 0, 10, 0, 0, 0, 0, byte(code >> 8), byte(code), 0, 0, 0, 0}
+	n := newNotice(func(o *sender, b *iscsi.BHS) {
+		a := iscsi.AsyncMessage{Event: iscsi.AsyncScsiEvent, DataLength: len(sense), Window: o.window(true)}
+		a.Encode(b)
+	})
+	n.data = sense
+	return n
 }
 
 // logoutRequest ends the session (11.14). It is answered when nothing is under way any
@@ -230,7 +256,7 @@ func (s *session) textAnswer(r *iscsi.TextRequest) *notice {
 // sendTargets lists targets: all that the initiator may use, in a discovery session;
 // else its own (appendix C).
 func (s *session) sendTargets(which string) []iscsi.DiscoveredTarget {
-	portals := []iscsi.Portal{s.conn.portal()}
+	portals := s.conn.portals()
 	if !s.discovery {
 		if name, err := iscsi.ParseName(which); which != "" && (err != nil || name != s.target) {
 			return nil

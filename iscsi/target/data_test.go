@@ -76,10 +76,9 @@ func TestResiduals(t *testing.T) {
 		{"write of less than expected, asked for", command{cdb: write10(0, 2), write: true, expected: 4096, data: long}, good, 0, iscsi.Residual{Under: true, Count: 3072}},
 		{"write of less than expected, attached", command{cdb: write10(0, 2), write: true, expected: 4096, data: long, attached: 4096}, good, 0, iscsi.Residual{Under: true, Count: 3072}},
 		{"write of less than expected, unasked", command{cdb: write10(0, 2), write: true, expected: 4096, data: long, attached: 512, unsolicited: 3584}, good, 0, iscsi.Residual{Under: true, Count: 3072}},
-		{"write of more than expected", command{cdb: write10(0, 2), write: true, expected: 512, data: long, attached: 512}, checkCondition, 0, iscsi.Residual{Under: true, Count: 512}},
+		{"write of more than expected", command{cdb: write10(0, 2), write: true, expected: 512, data: long, attached: 512}, good, 0, iscsi.Residual{Over: true, Count: 512}},
 		{"read with W", command{cdb: read10(0, 2), write: true, expected: 1024, data: long, attached: 1024}, good, 0, iscsi.Residual{Under: true, Count: 1024}},
 		{"inquiry with W", command{cdb: inquiry(96), write: true, expected: 96, data: long, attached: 96}, good, 0, iscsi.Residual{Under: true, Count: 96}},
-		{"write with R", command{cdb: write10(0, 2), read: true, expected: 1024}, checkCondition, 0, iscsi.Residual{Under: true, Count: 1024}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			i.t = t

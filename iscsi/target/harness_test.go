@@ -120,7 +120,7 @@ func (p *portal) addUnit(t testing.TB, lun int) {
 	g := backend.Geometry{BlockSize: blockSize, ChunkSize: 256 * kib, SegmentSize: 2 * mib}
 	_, err := p.gateway.CreateVolume(t.Context(), backend.VolumeSpec{Name: volumeOf(lun), Size: volumeSize, Geometry: g})
 	must(t, err)
-	_, err = p.registry.AddUnit(t.Context(), targetName, volumeOf(lun), lun, false)
+	_, err = p.registry.AddUnit(t.Context(), targetName, registry.Unit{Number: lun, Volume: volumeOf(lun)})
 	must(t, err)
 }
 

@@ -13,8 +13,8 @@ import (
 // login serves login requests until one ends it. A failure has been answered.
 func (c *conn) login() (*session, error) {
 	p := &policy{conn: c}
-	// Somewhat less than the connection has, or a refusal could not be sent any more.
-	p.ctx, p.cancel = context.WithTimeout(c.ctx, c.server.opts.LoginTimeout-c.server.opts.LoginTimeout/8)
+	// What is asked for ends in time for an answer.
+	p.ctx, p.cancel = context.WithTimeout(c.ctx, c.server.opts.LoginTimeout*2/3)
 	defer p.cancel()
 	l := iscsi.NewLogin(iscsi.LoginOptions{Settings: c.server.opts.Settings, Policy: p, Window: window})
 	for {
@@ -23,11 +23,17 @@ func (c *conn) login() (*session, error) {
 			continue
 		}
 		if err != nil || step.Outcome == iscsi.LoginFailed {
+			outcome := loginRefused
+			if step.Outcome != iscsi.LoginFailed {
+				outcome = loginBroken
+			}
+			c.server.metrics.logins.WithLabelValues(outcome).Inc()
 			if p.session != nil {
 				p.session.abandon()
 			}
 			return nil, errors.Join(err, step.Err)
 		}
+		c.server.metrics.logins.WithLabelValues(loginOK).Inc()
 		p.session.start(step.Result)
 		return p.session, nil
 	}
@@ -136,11 +142,7 @@ func (p *policy) OpenSession(r iscsi.SessionRequest) (uint16, error) {
 	if r.Discovery {
 		return s.tsih, nil
 	}
-	t, ok := p.conn.server.directory.Target(r.Target)
-	if !ok { // it was removed meanwhile
-		return 0, iscsi.ErrTargetRemoved
-	}
-	if err := s.attachUnits(p.ctx, t); err != nil {
+	if err := s.attachUnits(p.ctx); err != nil {
 		return 0, err
 	}
 	return s.tsih, nil

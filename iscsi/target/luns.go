@@ -23,6 +23,40 @@ type lun struct {
 	// uses are the commands that have not given everything back, and one for the
 	// table.
 	uses atomic.Int64
+
+	// lender lends the session's buffers: its limits are the session's own, so that one
+	// that gives nothing back takes nothing from the others.
+	lender atomic.Pointer[medium]
+	making sync.Mutex // one lender at a time
+}
+
+// lend returns what lends buffers, held; nil while the unit has no volume.
+func (l *lun) lend() *medium {
+	own := l.unit.medium.Load()
+	if m := l.lender.Load(); m != nil && m.of == own && m.hold() {
+		return m
+	}
+	return l.makeLender()
+}
+
+func (l *lun) makeLender() *medium {
+	l.making.Lock()
+	defer l.making.Unlock()
+	own := l.unit.medium.Load()
+	if m := l.lender.Load(); m != nil && m.of == own && m.hold() {
+		return m // somebody else has made it
+	}
+	if own == nil || !own.hold() {
+		return nil
+	}
+	defer own.letGo()
+	m := newMedium(own.Another())
+	m.of = own
+	m.hold()
+	if old := l.lender.Swap(m); old != nil {
+		old.letGo()
+	}
+	return m
 }
 
 // hold counts a command, unless the unit was let go.
@@ -39,6 +73,9 @@ func (l *lun) letGo() {
 	if l.uses.Add(-1) == 0 {
 		l.unit.nexuses.Delete(l.nexus)
 		go func() { // closing a volume may wait
+			if m := l.lender.Swap(nil); m != nil {
+				m.Release()
+			}
 			l.table.session.server.units.release(l.unit)
 			l.table.leaving.Done()
 		}()
@@ -98,14 +135,19 @@ func (t *unitTable) luns() []uint64 {
 	return luns
 }
 
-// set attaches what is new in the list and detaches what is no longer there. A volume
+// set attaches what is new in the session's list and detaches what is no longer there. A volume
 // that is gone for good is left out, and logged: the others are worth a session. What
-// cannot be opened just now is an error.
-func (t *unitTable) set(ctx context.Context, want []registry.Unit) error {
+// cannot be opened just now is an error. The list is looked up here, so that of several
+// changes the last one stays.
+func (t *unitTable) set(ctx context.Context) error {
 	t.change.Lock()
 	defer t.change.Unlock()
 	if t.closed {
 		return backend.ErrClosed
+	}
+	want, err := t.session.sees()
+	if err != nil {
+		return err
 	}
 	if t.absent == nil {
 		t.absent = t.join(registry.Unit{Number: -1}, t.session.server.units.absent)
@@ -177,51 +219,57 @@ func (t *unitTable) detachAll() {
 // wait returns when every unit that was detached is released.
 func (t *unitTable) wait() { t.leaving.Wait() }
 
-// targetView is what a session needs of a target's configuration.
-type targetView interface {
-	Sees(initiator string) ([]registry.Unit, bool)
-}
-
-// attachUnits opens what the initiator may see of a target.
-func (s *session) attachUnits(ctx context.Context, t targetView) error {
+// sees returns the units that the directory lets the session see.
+func (s *session) sees() ([]registry.Unit, error) {
+	t, ok := s.server.directory.Target(s.target)
+	if !ok {
+		return nil, iscsi.ErrTargetRemoved
+	}
 	seen, allowed := t.Sees(s.initiator)
 	if !allowed {
-		return iscsi.ErrNotAllowed
+		return nil, iscsi.ErrNotAllowed
 	}
-	if err := s.units.set(ctx, seen); err != nil {
+	return seen, nil
+}
+
+// lost says that the session has to end: what it is for is gone.
+func lost(err error) bool {
+	return errors.Is(err, iscsi.ErrTargetRemoved) || errors.Is(err, iscsi.ErrNotAllowed)
+}
+
+// attachUnits opens what the initiator may see of its target.
+func (s *session) attachUnits(ctx context.Context) error {
+	err := s.units.set(ctx)
+	if err != nil && !lost(err) {
 		return fmt.Errorf("%w: %w", iscsi.ErrUnavailable, err)
 	}
-	return nil
+	return err
 }
 
 // targetsChanged brings the sessions up to date with the directory.
 func (s *Server) targetsChanged(names []string) {
 	for _, name := range names {
-		t, ok := s.directory.Target(name)
 		for _, x := range s.sessions.of(name) {
-			if !ok {
-				x.conn.abort("its target was removed")
-				continue
-			}
-			seen, allowed := t.Sees(x.initiator)
-			if !allowed {
-				x.conn.abort("it may no longer use the target")
-				continue
-			}
-			x.refresh(seen)
+			x.refresh()
 		}
 	}
 }
 
 // refresh changes what the session sees.
-func (s *session) refresh(seen []registry.Unit) {
+func (s *session) refresh() {
 	before := s.units.luns()
-	if err := s.units.set(s.conn.ctx, seen); err != nil && s.conn.ctx.Err() == nil {
+	switch err := s.units.set(s.conn.ctx); {
+	case err == nil || s.conn.ctx.Err() != nil:
+	case lost(err):
+		s.conn.abort("it has to leave: " + err.Error())
+		return
+	default:
 		s.server.log.Error("a logical unit cannot be served yet; initiators see it when they log in again", "target", s.target, "error", err)
 	}
 	if after := s.units.luns(); !slices.Equal(before, after) {
 		for _, l := range s.units.all() {
 			l.nexus.Notify(scsi.LUNsChanged)
 		}
+		s.post(s.lunsEvent())
 	}
 }

@@ -41,7 +41,7 @@ func (t *task) getRoom(slices *[][]byte, n int64) bool {
 		return true
 	}
 	if t.lender == nil {
-		t.lender = t.lun.unit.hold()
+		t.lender = t.lun.lend()
 	}
 	if t.lender == nil { // no volume to do anything with: it is about parameters
 		return t.getSpill(slices, n)

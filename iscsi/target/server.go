@@ -2,15 +2,17 @@ package target
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway"
+	"github.com/opencurve/curve-nbd/gateway/stream"
 	"github.com/opencurve/curve-nbd/iscsi"
 	"github.com/opencurve/curve-nbd/iscsi/registry"
 )
@@ -30,7 +32,9 @@ type Directory interface {
 // Records keep what outlives the gateway; backend.Meta has them.
 type Records interface {
 	Record(ctx context.Context, key string) (backend.Record, error)
+	Records(ctx context.Context, prefix string) ([]backend.Record, error)
 	PutRecord(ctx context.Context, key string, data []byte, version uint64) (uint64, error)
+	DeleteRecord(ctx context.Context, key string, version uint64) error
 }
 
 // Options of NewServer. The zero value works.
@@ -41,7 +45,7 @@ type Options struct {
 	// of a PDU or of taking its answers.
 	StallTimeout time.Duration
 	// KeepAlive is how long an initiator may be silent before it is asked whether
-	// it is there, and then how long it may take to answer.
+	// it is there. It may take answerTimes as long to answer.
 	KeepAlive time.Duration
 	// MaxConnections bounds the connections of all listeners; more are closed as
 	// they come.
@@ -49,7 +53,8 @@ type Options struct {
 	// PortalGroup is this gateway's target portal group tag, and the number of its
 	// port: of the gateways that serve the same targets each has its own. From 1.
 	PortalGroup uint16
-	// Records keep the persistent reservations; in memory if nil.
+	// Records keep the persistent reservations, which are in memory if it is nil, and
+	// what gateways tell each other.
 	Records Records
 	// Cluster is the id of the cluster that the volumes are of: the names of logical
 	// units are made of it.
@@ -59,6 +64,7 @@ type Options struct {
 	// Settings bound what logins negotiate; iscsi.DefaultSettings if zero.
 	Settings iscsi.Settings
 	Logger   *slog.Logger
+	Metrics  prometheus.Registerer
 }
 
 // Defaults of Options.
@@ -81,6 +87,7 @@ type Server struct {
 	units     *units
 	sessions  sessions
 	spill     spill
+	metrics   metrics
 
 	// clock is the time since the server started, in nanoseconds and never 0, as
 	// coarse as the watchdog's tick.
@@ -93,9 +100,13 @@ type Server struct {
 	refused   time.Time // when a refused connection was last logged
 	unwatch   func()
 
+	announcing sync.WaitGroup
+	silence    context.CancelFunc // ends announcing
+	listening  chan struct{}      // there is one more listener
+
 	serving  sync.WaitGroup // connections
-	watchdog sync.WaitGroup
-	stop     chan struct{} // ends the watchdog
+	watchdog sync.WaitGroup // and changes of targets
+	stop     chan struct{}  // ends the watchdog
 	end      sync.Once
 }
 
@@ -110,11 +121,16 @@ func NewServer(g *gateway.Gateway, d Directory, o Options) *Server {
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
 		stop:      make(chan struct{}),
+		listening: make(chan struct{}, 1),
 	}
 	s.units = newUnits(s)
+	s.metrics = newMetrics(s, o.Metrics)
 	s.clock.Store(1)
 	s.watchdog.Go(s.watch)
-	s.unwatch = d.OnChange(func(names []string) { go s.targetsChanged(names) })
+	ctx, silence := context.WithCancel(context.Background())
+	s.silence = silence
+	s.announcing.Go(func() { s.announcePortals(ctx) })
+	s.unwatch = d.OnChange(func(names []string) { s.watchdog.Go(func() { s.targetsChanged(names) }) })
 	return s
 }
 
@@ -151,28 +167,11 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 	s.listeners[l] = struct{}{}
 	s.mu.Unlock()
-	pause := time.Millisecond
-	for {
-		nc, err := l.Accept()
-		if err == nil {
-			pause = time.Millisecond
-			s.start(nc)
-			continue
-		}
-		if s.isStopping() {
-			return nil
-		}
-		var temporary interface{ Temporary() bool }
-		if !errors.As(err, &temporary) || !temporary.Temporary() {
-			return err
-		}
-		s.log.Warn("cannot accept a connection", "error", err, "retry_in", pause)
-		select {
-		case <-time.After(pause):
-		case <-s.stop:
-		}
-		pause = min(2*pause, time.Second)
+	select {
+	case s.listening <- struct{}{}:
+	default: // somebody looks anyway
 	}
+	return stream.Accept(l, s.isStopping, s.log, s.start)
 }
 
 func (s *Server) isStopping() bool {
@@ -237,6 +236,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	if !s.stopping {
 		s.stopping = true
 		s.unwatch()
+		s.silence()
 	}
 	for l := range s.listeners {
 		_ = l.Close()
@@ -269,6 +269,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.serving.Wait()
 	s.end.Do(func() { close(s.stop) })
 	s.watchdog.Wait()
+	s.announcing.Wait()
+	s.units.quit()
 	s.units.absent.Close()
 	return err
 }

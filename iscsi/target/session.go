@@ -104,16 +104,16 @@ func (s *session) end(cause error) {
 		s.units.abortAll()
 	}
 	s.writer.close()
-	if s.logout != nil {
+	s.units.detachAll()
+	if s.logout != nil { // whoever comes after it meets nothing of this session
 		s.answerLogout()
 	}
-	s.units.detachAll()
 	s.units.wait()
 	s.server.sessions.remove(s)
 	close(s.over)
 }
 
-// initiatorPort is the SCSI name of the initiator's port (SPC-4 7.6.4.6, RFC 7143 4.4.1).
+// initiatorPort is the SCSI name of the initiator's port (RFC 7143 4.4).
 func (s *session) initiatorPort() string { return fmt.Sprintf("%s,i,0x%s", s.initiator, s.id.isid) }
 
 // targetPort is that of ours.

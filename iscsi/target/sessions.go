@@ -10,7 +10,7 @@ import (
 	"github.com/opencurve/curve-nbd/iscsi/registry"
 )
 
-// nexusID is what makes two sessions the same I_T nexus (4.4.1): the later one
+// nexusID is what makes two sessions the same I_T nexus (4.4): the later one
 // takes the place of the earlier.
 type nexusID struct {
 	initiator, target string

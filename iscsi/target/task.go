@@ -2,6 +2,7 @@ package target
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencurve/curve-nbd/gateway"
@@ -59,6 +60,9 @@ type task struct {
 	tag                       uint32 // of the R2T, or ReservedTag
 	r2ts                      uint32 // sent so far
 	waiters                   []*notice
+	// awaited is the server's clock when data was last asked for or came, 0 while none
+	// is awaited.
+	awaited atomic.Int64
 }
 
 var taskPool = sync.Pool{New: func() any { return new(task) }}
@@ -114,6 +118,7 @@ func (t *task) free() {
 	t.field, t.itt, t.expected = iscsi.LUN{}, 0, 0
 	t.read, t.write, t.immediate, t.refused = false, false, false, false
 	t.phase, t.began = phaseNew, time.Time{}
+	t.awaited.Store(0)
 	t.need, t.room, t.received, t.end, t.dataSN, t.tag, t.r2ts = 0, 0, 0, 0, 0, 0, 0
 	taskPool.Put(t)
 }

@@ -37,6 +37,7 @@ var (
 func (s *session) transmit() error {
 	c := s.conn
 	for {
+		c.heard.Store(s.server.clock.Load())
 		served, err := s.serveBuffered()
 		if err == nil && served > 1 {
 			// An initiator with a full queue has probably sent more meanwhile.
@@ -54,7 +55,6 @@ func (s *session) transmit() error {
 		c.in.NoteBatch(served)
 		if err == nil {
 			err = c.in.Fill(len(c.in.Bytes()) > 0)
-			c.heard.Store(s.server.clock.Load())
 		}
 		switch {
 		case err == nil:

@@ -81,6 +81,9 @@ func (us *units) acquire(ctx context.Context, r registry.Unit) (*unit, error) {
 		if u.ready {
 			u.uses++
 			us.mu.Unlock()
+			if !u.from.Alike(r) { // two were added at the same moment
+				us.server.log.Error("logical units of one volume differ in what they are: all are as the first", "volume", r.Volume, "first", u.from, "other", r)
+			}
 			return u, nil
 		}
 		if us.changed == nil {
@@ -136,6 +139,36 @@ func (us *units) release(u *unit) {
 	}
 }
 
+// busy keeps a unit open that works without a session.
+func (u *unit) busy() (over func()) {
+	us := u.server.units
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	u.uses++
+	return func() { go us.release(u) } // which waits for the work
+}
+
+// quit ends such work, and returns when the units are closed. There are no sessions
+// any more.
+func (us *units) quit() {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	for len(us.open) > 0 {
+		for _, u := range us.open {
+			if u.ready { // else it closes by itself
+				u.Quit()
+			}
+		}
+		if us.changed == nil {
+			us.changed = make(chan struct{})
+		}
+		changed := us.changed
+		us.mu.Unlock()
+		<-changed
+		us.mu.Lock()
+	}
+}
+
 // errReplaced: the volume that was made a unit is gone.
 var errReplaced = fmt.Errorf("%w: the volume of this logical unit was removed, another has its name: remove the unit and add it again", backend.ErrNotFound)
 
@@ -151,8 +184,9 @@ func (u *unit) start(ctx context.Context, store scsi.ReservationStore) error {
 	}
 	o := scsi.Options{
 		Size: v.Size, BlockSize: v.Geometry.BlockSize, ReadOnly: u.key.readOnly,
-		Identity: fmt.Sprintf("cluster %s volume %d", u.server.opts.Cluster, v.ID),
-		LUNs:     u.luns, Peers: u.peers, Groups: u.server.groups(), Announce: u.announce,
+		Identity:  fmt.Sprintf("cluster %s volume %d", u.server.opts.Cluster, v.ID),
+		Removable: u.from.Removable, PhysicalBlock: u.from.PhysicalBlock, Busy: u.busy,
+		LUNs: u.luns, Peers: u.peers, Groups: u.server.groups(), Announce: u.announce,
 		Lost: func() { u.lost <- struct{}{} }, Reservations: store,
 	}
 	h, err := u.server.gateway.Open(ctx, u.from.Volume)
@@ -182,7 +216,7 @@ func (u *unit) end() {
 	u.keeping.Wait()
 	u.Close()
 	if m := u.medium.Swap(nil); m != nil {
-		m.Release() // nobody else has it: who uses it has a session
+		m.Release() // its luns have let theirs go, or are about to
 	}
 }
 
@@ -279,9 +313,10 @@ func (s *Server) groups() []scsi.PortGroup {
 	return []scsi.PortGroup{{ID: s.opts.PortalGroup, State: scsi.ActiveOptimized, Ports: []uint16{s.opts.PortalGroup}}}
 }
 
-// medium is an open volume for as long as a unit has it, or a task memory of it.
+// medium is an open volume for as long as somebody has it.
 type medium struct {
 	*gateway.Handle
+	of   *medium // that it was made from, nil for a unit's own
 	uses atomic.Int64
 }
 
@@ -291,18 +326,14 @@ func newMedium(h *gateway.Handle) *medium {
 	return m
 }
 
-// hold returns the medium of a unit, held; nil while it has none.
-func (u *unit) hold() *medium {
-	m := u.medium.Load()
-	if m == nil {
-		return nil
-	}
+// hold counts one more use, unless the medium was let go.
+func (m *medium) hold() bool {
 	for n := m.uses.Load(); n > 0; n = m.uses.Load() {
 		if m.uses.CompareAndSwap(n, n+1) {
-			return m
+			return true
 		}
 	}
-	return nil
+	return false
 }
 
 func (m *medium) letGo() {

@@ -51,9 +51,13 @@ func (s *session) startWrite(t *task, p *pdu, c *iscsi.ScsiCommand, planned bool
 	if c.Final {
 		return s.afterData(t)
 	}
+	t.await()
 	s.register(t, phaseUnsolicited)
 	return nil
 }
+
+// await notes that data is asked for, or has come and is not all.
+func (t *task) await() { t.awaited.Store(t.session.server.clock.Load()) }
 
 // roomFor gets room for all of the payload, or at least for what comes unasked.
 func (s *session) roomFor(t *task) bool {
@@ -111,6 +115,7 @@ func (t *task) nextR2T() *notice {
 	t.tag = s.transfer
 	n := min(s.params.MaxBurstLength, t.need-t.received)
 	t.end, t.dataSN = t.received+n, 0
+	t.await()
 	r := iscsi.R2T{
 		LUN: t.field, InitiatorTaskTag: t.itt, TargetTransferTag: t.tag,
 		R2TSN: t.r2ts, BufferOffset: t.received, DesiredLength: n,
@@ -148,8 +153,10 @@ func (s *session) dataOut(p *pdu) error {
 		return err
 	}
 	if !d.Final {
+		t.await()
 		return nil
 	}
+	t.awaited.Store(0)
 	return s.afterData(t)
 }
 

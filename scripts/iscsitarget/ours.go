@@ -28,19 +28,33 @@ func Ours(o Options) (*Target, error) {
 	}); err != nil {
 		return t.stopOn(err)
 	}
-	for i := range o.Units {
+	units := o.Units
+	if o.ReadOnly {
+		units++
+	}
+	for i := range units {
 		name, volume := iqn(i), "unit"+strconv.Itoa(i)
+		add := []string{"lun", "add", "--control", control}
+		if o.Removable {
+			add = append(add, "--removable")
+		}
+		if o.PhysicalBytes > 0 {
+			add = append(add, "--physical-block", strconv.Itoa(o.PhysicalBytes))
+		}
+		if i == o.Units {
+			add = append(add, "--read-only")
+		}
 		for _, args := range [][]string{
 			{"volume", "create", "--size", fmt.Sprintf("%dM", o.MiB), "--block-size", strconv.Itoa(o.BlockBytes), "--control", control, volume},
 			{"target", "create", "--control", control, name},
-			{"lun", "add", "--control", control, name, volume},
+			append(add, name, volume),
 			{"acl", "add", "--control", control, name, "any"},
 		} {
 			if err := run(append([]string{o.Program}, args...)...); err != nil {
 				return t.stopOn(err)
 			}
 		}
-		t.URLs = append(t.URLs, fmt.Sprintf("iscsi://%s/%s/0", portal, name))
+		t.offers(o, i, fmt.Sprintf("iscsi://%s/%s/0", portal, name))
 	}
 	return t, nil
 }

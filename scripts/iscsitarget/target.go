@@ -29,6 +29,12 @@ type Options struct {
 	Units      int
 	MiB        int
 	BlockBytes int
+	// Removable and PhysicalBytes are what the units say of themselves, as far as the
+	// target can be told; 0 leaves the latter to it.
+	Removable     bool
+	PhysicalBytes int
+	// ReadOnly makes one unit more, which nobody may write.
+	ReadOnly bool
 }
 
 // Target is a target that runs.
@@ -36,6 +42,8 @@ type Target struct {
 	Name string
 	// URLs are its units, as libiscsi writes them.
 	URLs []string
+	// ReadOnlyURL is the unit that nobody may write, if there is one.
+	ReadOnlyURL string
 
 	cmd    *exec.Cmd
 	exited chan struct{}
@@ -71,6 +79,15 @@ func (t *Target) Alive() bool {
 	default:
 		return true
 	}
+}
+
+// offers notes a unit: those that were asked for, then the one that is read-only.
+func (t *Target) offers(o Options, i int, url string) {
+	if i == o.Units {
+		t.ReadOnlyURL = url
+		return
+	}
+	t.URLs = append(t.URLs, url)
 }
 
 // Stop ends it, by force if it does not end when asked.

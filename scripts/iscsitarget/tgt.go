@@ -2,6 +2,7 @@ package iscsitarget
 
 import (
 	"fmt"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -37,7 +38,11 @@ func Tgt(o Options) (*Target, error) {
 	if store == "" {
 		store = o.Dir
 	}
-	for i := range o.Units {
+	units := o.Units
+	if o.ReadOnly {
+		units++
+	}
+	for i := range units {
 		file := filepath.Join(store, fmt.Sprintf("tgt-%d-%d.img", port, i))
 		if err := os.WriteFile(file, nil, 0o600); err != nil {
 			return t.stopOn(err)
@@ -49,17 +54,27 @@ func Tgt(o Options) (*Target, error) {
 		if err := addUnit(adm, o, i, file); err != nil {
 			return t.stopOn(err)
 		}
-		t.URLs = append(t.URLs, fmt.Sprintf("iscsi://%s/%s/1", portal, iqn(i)))
+		t.offers(o, i, fmt.Sprintf("iscsi://%s/%s/1", portal, iqn(i)))
 	}
 	return t, nil
 }
 
 func addUnit(adm func(args ...string) error, o Options, i int, file string) error {
 	tid := strconv.Itoa(i + 1)
+	params := "thin_provisioning=1"
+	if o.Removable {
+		params += ",removable=1"
+	}
+	if o.PhysicalBytes > 0 {
+		params += fmt.Sprintf(",lbppbe=%d", bits.Len(uint(o.PhysicalBytes/o.BlockBytes))-1)
+	}
+	if i == o.Units {
+		params += ",readonly=1"
+	}
 	for _, args := range [][]string{
 		{"--op", "new", "--mode", "target", "--tid", tid, "-T", iqn(i)},
 		{"--op", "new", "--mode", "logicalunit", "--tid", tid, "--lun", "1", "-b", file, "--blocksize", strconv.Itoa(o.BlockBytes)},
-		{"--op", "update", "--mode", "logicalunit", "--tid", tid, "--lun", "1", "--params", "thin_provisioning=1"},
+		{"--op", "update", "--mode", "logicalunit", "--tid", tid, "--lun", "1", "--params", params},
 		{"--op", "bind", "--mode", "target", "--tid", tid, "-I", "ALL"},
 	} {
 		if err := adm(args...); err != nil {

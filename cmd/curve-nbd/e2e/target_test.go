@@ -36,6 +36,8 @@ type unitJSON struct {
 	Volume    string `json:"volume"`
 	VolumeID  uint64 `json:"volume_id"`
 	ReadOnly  bool   `json:"read_only"`
+	Removable bool   `json:"removable"`
+	Physical  int64  `json:"physical_block_bytes"`
 	SizeBytes int64  `json:"size_bytes"`
 }
 
@@ -82,7 +84,7 @@ func TestLifeOfATarget(t *testing.T) {
 	if added := mustJSON[[]unitJSON](g, "lun", "add", vm1, "pg-data"); len(added) != 1 || added[0].LUN != 0 || added[0].SizeBytes != 64<<20 {
 		t.Errorf("added %+v", added)
 	}
-	g.must("lun", "add", vm1, "images/debian", "--lun", "10", "--read-only")
+	g.must("lun", "add", vm1, "images/debian", "--lun", "10", "--read-only", "--removable", "--physical-block", "4096")
 	access := mustJSON[[]accessJSON](g, "acl", "add", vm1, host1, "--lun", "10,0")
 	if want := []accessJSON{{vm1, host1, false, []int{0, 10}}}; !reflect.DeepEqual(access, want) {
 		t.Errorf("access %+v, want %+v", access, want)
@@ -95,11 +97,11 @@ func TestLifeOfATarget(t *testing.T) {
 		t.Errorf("resized %+v", grown)
 	}
 	units := mustJSON[[]unitJSON](g, "lun", "list", vm1)
-	if len(units) != 2 || units[0].SizeBytes != 128<<20 || units[1].LUN != 10 || !units[1].ReadOnly {
+	if len(units) != 2 || units[0].SizeBytes != 128<<20 || units[1].LUN != 10 || !units[1].ReadOnly || !units[1].Removable || units[0].Removable || units[0].Physical != 4096 {
 		t.Errorf("units %+v", units)
 	}
 	for _, c := range []struct{ args, says string }{
-		{"target list", vm1}, {"target info " + vm1, "images/debian, 64MiB, read-only"}, {"lun list", "read-only"},
+		{"target list", vm1}, {"target info " + vm1, "images/debian, 64MiB, read-only, removable, physical block 4096"}, {"lun list", "read-only, removable"},
 		{"acl list " + vm1, "0,10"}, {"target list -o yaml", `"the database"`},
 	} {
 		if out := g.must(strings.Fields(c.args)...); !strings.Contains(out, c.says) {
@@ -241,6 +243,7 @@ func TestBadInputOfTargetCommands(t *testing.T) {
 	g.must("volume", "create", "logs", "--size", "8M")
 	g.must("target", "create", vm1)
 	g.must("lun", "add", vm1, "pg")
+	g.must("target", "create", vm1+"-other")
 	file := filepath.Join(t.TempDir(), "empty")
 	if err := os.WriteFile(file, []byte("\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -263,6 +266,9 @@ func TestBadInputOfTargetCommands(t *testing.T) {
 		{"number too high", "lun add " + vm1 + " logs --lun 20000", exitUsage, []string{"16383"}},
 		{"number beyond all", "lun add " + vm1 + " logs --lun 5000000000", exitUsage, []string{"5000000000"}},
 		{"number below zero", "lun add " + vm1 + " logs --lun -1", exitUsage, []string{"--lun"}},
+		{"physical block below the volume's", "lun add " + vm1 + " logs --physical-block 512", exitUsage, []string{"logs", "blocks of 4096"}},
+		{"physical block of no disk", "lun add " + vm1 + " logs --physical-block 16K", exitUsage, []string{"512 or 4096"}},
+		{"units that differ", "lun add " + vm1 + "-other pg --removable", exitUsage, []string{"unit 0 of target " + vm1, "alike"}},
 		{"number that is none", "lun add " + vm1 + " logs --lun x", exitUsage, []string{"x"}},
 		{"no such unit", "lun rm " + vm1 + " 7", exitNotFound, []string{`"7"`}},
 		{"resize no unit", "lun resize " + vm1 + " 7 1G", exitNotFound, []string{`"7"`, "lun list"}},

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -66,7 +67,7 @@ func twoTargets(t *testing.T) [2]scsiTarget {
 	mds := startCluster(t).status().MDS[0].Address
 	var both [2]scsiTarget
 	for n := range both {
-		g := newGateway(t, "--mds", mds)
+		g := newGateway(t, "--mds", mds, "--iscsi-portal-group", strconv.Itoa(n+1))
 		o := serveTarget(g, 3260+n)
 		if n == 0 {
 			g.ok("volume", "create", "disk", "--size", "128M")
@@ -75,6 +76,13 @@ func twoTargets(t *testing.T) [2]scsiTarget {
 		both[n] = o
 	}
 	return both
+}
+
+// pathsThere counts the paths that serve or stand by.
+func pathsThere(t *testing.T) int {
+	t.Helper()
+	said := must(t, "multipath", "-ll")
+	return strings.Count(said, " ready ") + strings.Count(said, " ghost ")
 }
 
 // testMultipath: two sessions to one unit through two targets, each of which dies in
@@ -94,7 +102,7 @@ func testMultipath(t *testing.T) {
 	until(t, "multipathd has one device of two paths", func() bool {
 		names, _ := filepath.Glob("/dev/mapper/*")
 		for _, name := range names {
-			if strings.Count(must(t, "multipath", "-ll"), " ready ") == 2 && !strings.HasSuffix(name, "/control") {
+			if pathsThere(t) == 2 && !strings.HasSuffix(name, "/control") {
 				dev = name
 			}
 		}
@@ -113,11 +121,13 @@ func testMultipath(t *testing.T) {
 		targets[n%2].kill()
 		l.working(kernel) // through the other one
 		targets[n%2].start()
-		until(t, "both paths are back", func() bool { return strings.Count(must(t, "multipath", "-ll"), " ready ") == 2 })
+		until(t, "both paths are back", func() bool { return pathsThere(t) == 2 })
 	}
 	l.end()
 	wantSound(t, dir, dev)
-	must(t, "multipath", "-f", filepath.Base(dev))
+	until(t, "nobody looks at the device any more", func() bool { // udev does, for a while
+		return exec.Command("multipath", "-f", filepath.Base(dev)).Run() == nil
+	})
 	for _, path := range paths {
 		path.logout()
 	}

@@ -1633,13 +1633,15 @@ func (x *Target) GetSessions() []*Session {
 
 // Unit is a volume as a logical unit.
 type Unit struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Number        int32                  `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	Volume        string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
-	VolumeId      uint64                 `protobuf:"varint,3,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
-	ReadOnly      bool                   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	Number             int32                  `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Volume             string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	VolumeId           uint64                 `protobuf:"varint,3,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
+	ReadOnly           bool                   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Removable          bool                   `protobuf:"varint,5,opt,name=removable,proto3" json:"removable,omitempty"`
+	PhysicalBlockBytes int64                  `protobuf:"varint,6,opt,name=physical_block_bytes,json=physicalBlockBytes,proto3" json:"physical_block_bytes,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Unit) Reset() {
@@ -1698,6 +1700,20 @@ func (x *Unit) GetReadOnly() bool {
 		return x.ReadOnly
 	}
 	return false
+}
+
+func (x *Unit) GetRemovable() bool {
+	if x != nil {
+		return x.Removable
+	}
+	return false
+}
+
+func (x *Unit) GetPhysicalBlockBytes() int64 {
+	if x != nil {
+		return x.PhysicalBlockBytes
+	}
+	return 0
 }
 
 // Access lets an initiator, or "any", see all units or the listed ones.
@@ -2140,15 +2156,17 @@ func (*RemoveTargetReply) Descriptor() ([]byte, []int) {
 	return file_gateway_control_controlpb_control_proto_rawDescGZIP(), []int{32}
 }
 
-// A number of -1 asks for the lowest free one.
+// A number of -1 asks for the lowest free one, physical blocks of 0 for the default.
 type AddUnitRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
-	Volume        string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
-	Number        int32                  `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
-	ReadOnly      bool                   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	Target             string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Volume             string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	Number             int32                  `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	ReadOnly           bool                   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Removable          bool                   `protobuf:"varint,5,opt,name=removable,proto3" json:"removable,omitempty"`
+	PhysicalBlockBytes int64                  `protobuf:"varint,6,opt,name=physical_block_bytes,json=physicalBlockBytes,proto3" json:"physical_block_bytes,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *AddUnitRequest) Reset() {
@@ -2207,6 +2225,20 @@ func (x *AddUnitRequest) GetReadOnly() bool {
 		return x.ReadOnly
 	}
 	return false
+}
+
+func (x *AddUnitRequest) GetRemovable() bool {
+	if x != nil {
+		return x.Removable
+	}
+	return false
+}
+
+func (x *AddUnitRequest) GetPhysicalBlockBytes() int64 {
+	if x != nil {
+		return x.PhysicalBlockBytes
+	}
+	return 0
 }
 
 // The unit is a number or a volume. With force it goes though initiators that see
@@ -2690,12 +2722,14 @@ const file_gateway_control_controlpb_control_proto_rawDesc = "" +
 	"\x05units\x18\x04 \x03(\v2\x1a.curve.nbd.control.v1.UnitR\x05units\x124\n" +
 	"\x06access\x18\x05 \x03(\v2\x1c.curve.nbd.control.v1.AccessR\x06access\x121\n" +
 	"\x05login\x18\x06 \x01(\v2\x1b.curve.nbd.control.v1.LoginR\x05login\x129\n" +
-	"\bsessions\x18\a \x03(\v2\x1d.curve.nbd.control.v1.SessionR\bsessions\"p\n" +
+	"\bsessions\x18\a \x03(\v2\x1d.curve.nbd.control.v1.SessionR\bsessions\"\xc0\x01\n" +
 	"\x04Unit\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x1b\n" +
 	"\tvolume_id\x18\x03 \x01(\x04R\bvolumeId\x12\x1b\n" +
-	"\tread_only\x18\x04 \x01(\bR\breadOnly\"Y\n" +
+	"\tread_only\x18\x04 \x01(\bR\breadOnly\x12\x1c\n" +
+	"\tremovable\x18\x05 \x01(\bR\tremovable\x120\n" +
+	"\x14physical_block_bytes\x18\x06 \x01(\x03R\x12physicalBlockBytes\"Y\n" +
 	"\x06Access\x12\x1c\n" +
 	"\tinitiator\x18\x01 \x01(\tR\tinitiator\x12\x1b\n" +
 	"\tall_units\x18\x02 \x01(\bR\ballUnits\x12\x14\n" +
@@ -2720,12 +2754,14 @@ const file_gateway_control_controlpb_control_proto_rawDesc = "" +
 	"\x13RemoveTargetRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x13\n" +
-	"\x11RemoveTargetReply\"u\n" +
+	"\x11RemoveTargetReply\"\xc5\x01\n" +
 	"\x0eAddUnitRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\x05R\x06number\x12\x1b\n" +
-	"\tread_only\x18\x04 \x01(\bR\breadOnly\"U\n" +
+	"\tread_only\x18\x04 \x01(\bR\breadOnly\x12\x1c\n" +
+	"\tremovable\x18\x05 \x01(\bR\tremovable\x120\n" +
+	"\x14physical_block_bytes\x18\x06 \x01(\x03R\x12physicalBlockBytes\"U\n" +
 	"\x11RemoveUnitRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
 	"\x04unit\x18\x02 \x01(\tR\x04unit\x12\x14\n" +
