@@ -53,6 +53,15 @@ type Parameters struct {
 	ProtocolLevel            uint8
 }
 
+// Join returns what holds for one more connection of a session with parameters p: c are
+// those that the connection's own login agreed on, which is not asked about the others
+// (RFC 7143 13, scope of the keys).
+func (p Parameters) Join(c Parameters) Parameters {
+	p.HeaderDigest, p.DataDigest = c.HeaderDigest, c.DataDigest
+	p.MaxRecvDataSegmentLength, p.MaxSendDataSegmentLength = c.MaxRecvDataSegmentLength, c.MaxSendDataSegmentLength
+	return p
+}
+
 // DefaultParameters are those of RFC 7143 section 13.
 var DefaultParameters = Parameters{
 	MaxConnections:           1,

@@ -22,6 +22,8 @@ type session struct {
 	cid       uint16
 	tsih      uint16 // set by sessions.open
 	joined    bool   // it is a connection reinstatement
+	// inherited is what the session agreed on that a joined one goes on with.
+	inherited *iscsi.Parameters
 	since     time.Time
 
 	params      iscsi.Parameters
@@ -46,8 +48,9 @@ type session struct {
 	starved starved
 	// transfer is the target transfer tag given last.
 	transfer uint32
-	ended    bool
-	pinged   int64 // the clock when the initiator was asked whether it is there, 0 if it answered
+	// ended: nothing is sent unasked, since the session has not begun or is about to end.
+	ended  bool
+	pinged int64 // the clock when the initiator was asked whether it is there, 0 if it answered
 
 	over chan struct{} // closed when nothing of the session is under way
 }
@@ -62,6 +65,7 @@ func newSession(c *conn, r *iscsi.SessionRequest) *session {
 		params: r.Parameters,
 		tasks:  make(map[uint32]*task),
 		over:   make(chan struct{}),
+		ended:  true, // or a message could go out in the middle of the login
 	}
 	s.sender.session, s.writer.session, s.units.session = s, s, s
 	s.starved.session = s
@@ -71,12 +75,18 @@ func newSession(c *conn, r *iscsi.SessionRequest) *session {
 // start begins the full feature phase.
 func (s *session) start(r *iscsi.LoginResult) {
 	s.params, s.negotiation = r.Parameters, r.Negotiation
+	if s.inherited != nil {
+		s.params = s.inherited.Join(r.Parameters)
+	}
 	s.limits = iscsi.Limits{MaxDataSegment: int(r.Parameters.MaxRecvDataSegmentLength), MaxAHS: iscsi.MaxCommandAHS}
 	s.digests = digests{header: r.Parameters.HeaderDigest != iscsi.DigestNone, data: r.Parameters.DataDigest != iscsi.DigestNone}
 	s.expCmdSN.Store(r.CmdSN)
 	s.sender.statSN = r.StatSN
 	s.sender.maxCmdSN.Store(r.CmdSN + window - 1)
 	s.sender.maxData = r.Parameters.MaxSendDataSegmentLength
+	s.mu.Lock()
+	s.ended = false
+	s.mu.Unlock()
 	s.conn.heard.Store(s.server.clock.Load())
 	s.conn.session.Store(s)
 }

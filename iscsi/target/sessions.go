@@ -46,6 +46,9 @@ func (t *sessions) open(ctx context.Context, s *session, tsih uint16) error {
 		old.conn.abort("its initiator logged in again")
 		select {
 		case <-old.over:
+			if s.joined {
+				s.inherited = &old.params
+			}
 		case <-ctx.Done():
 			return fmt.Errorf("%w: the session before this one still has commands in execution", iscsi.ErrUnavailable)
 		}
