@@ -50,7 +50,7 @@ func (p *portal) dial(t testing.TB) *initiator {
 func newInitiator(t testing.TB, nc net.Conn) *initiator {
 	t.Cleanup(func() { nc.Close() })
 	return &initiator{
-		t: t, nc: nc, r: bufio.NewReaderSize(nc, 64*kib),
+		t: t, nc: nc, r: newInitiatorReader(nc),
 		name: initiatorName, isid: iscsi.ISID{0x80, 1, 2, 3, 4, 5}, cmdSN: 100, itt: 1,
 	}
 }
@@ -322,3 +322,5 @@ func be32(b []byte) uint32 { return binary.BigEndian.Uint32(b) }
 func (r result) String() string {
 	return fmt.Sprintf("status %#02x sense %x, %d bytes, residual %+v", r.status, r.sense, len(r.data), r.residual)
 }
+
+func newInitiatorReader(nc net.Conn) *bufio.Reader { return bufio.NewReaderSize(nc, 64*kib) }

@@ -31,6 +31,15 @@ func (i *initiator) wantNop(tag uint32, data []byte) {
 	}
 }
 
+// sync sends a ping and takes all that comes up to its answer.
+func (i *initiator) sync() {
+	i.t.Helper()
+	tag := i.nop(true, nil)
+	for a := i.recv(); a.InitiatorTaskTag() != tag; {
+		a = i.recv()
+	}
+}
+
 // 11.18, 11.19.
 func TestPingIsEchoed(t *testing.T) {
 	p := serve(t, setup{})

@@ -15,7 +15,7 @@ import (
 //   - a command that takes all the room it needs goes on at once;
 //   - one that gets none waits in a queue, first come first served, while the
 //     reader goes on. All or nothing: two commands that hold a part each would wait
-//     for each other;
+//     for each other. The first that waits for long takes it from the spill;
 //   - data that the initiator may send without being asked cannot wait. Where the
 //     gateway has no room it goes to the spill, which is bounded for the whole
 //     server; beyond it the initiator is told to come again (TASK SET FULL).
@@ -26,8 +26,9 @@ const maxSpill = 64 << 20
 // spill is memory for unsolicited data beyond the gateway's permits.
 type spill struct{ used atomic.Int64 }
 
-func (s *spill) take(n int64) []byte {
-	if s.used.Add(n) > maxSpill {
+// take returns n bytes, unless more than limit were out then.
+func (s *spill) take(n, limit int64) []byte {
+	if s.used.Add(n) > limit {
 		s.used.Add(-n)
 		return nil
 	}
@@ -44,7 +45,7 @@ func (t *task) getRoom(slices *[][]byte, n int64) bool {
 		t.lender = t.lun.lend()
 	}
 	if t.lender == nil { // no volume to do anything with: it is about parameters
-		return t.getSpill(slices, n)
+		return t.getSpill(slices, n, maxSpill)
 	}
 	had, held := len(*slices), len(t.buffers)
 	for n > 0 {
@@ -67,9 +68,9 @@ func (t *task) getRoom(slices *[][]byte, n int64) bool {
 	return true
 }
 
-// getSpill is getRoom from the server's spill.
-func (t *task) getSpill(slices *[][]byte, n int64) bool {
-	b := t.session.server.spill.take(n)
+// getSpill is getRoom from the server's spill, up to a limit.
+func (t *task) getSpill(slices *[][]byte, n, limit int64) bool {
+	b := t.session.server.spill.take(n, limit)
 	if b == nil {
 		return false
 	}
@@ -163,17 +164,27 @@ func (s *session) feed() {
 	q.arm()
 }
 
+// starvedEnough is when a command that is first in its queue takes its room from the
+// spill, of which such commands get half: where the gateway has little memory, or others
+// keep much of it, there would never be a share as large as the largest commands.
+const starvedEnough = 50 * time.Millisecond
+
+func (t *task) getRoomInTime(slices *[][]byte, n int64) bool {
+	return t.getRoom(slices, n) ||
+		volume.Now().Sub(t.began) > starvedEnough && t.getSpill(slices, n, maxSpill/2)
+}
+
 // takeRest takes the room that the task has not got yet.
 func (t *task) takeRest() bool {
 	if t.write {
-		if !t.getRoom(&t.command.Out, int64(t.need-t.room)) {
+		if !t.getRoomInTime(&t.command.Out, int64(t.need-t.room)) {
 			return false
 		}
 		t.room = t.need
 		t.phase = phaseSolicited
 		return true
 	}
-	if !t.getRoom(&t.command.In, t.answerRoom()) {
+	if !t.getRoomInTime(&t.command.In, t.answerRoom()) {
 		return false
 	}
 	t.phase = phaseExecuting
