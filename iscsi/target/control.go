@@ -233,7 +233,7 @@ func (s *session) renegotiated() {
 // textAnswer is the next piece of the answer, and says how to go on.
 func (s *session) textAnswer(r *iscsi.TextRequest) *notice {
 	x := &s.exchange
-	data, rest := iscsi.CutText(x.out, int(s.params.MaxSendDataSegmentLength))
+	data, rest := iscsi.CutText(x.out, int(s.sender.maxData))
 	x.out = rest
 	answer := iscsi.TextResponse{
 		Final: r.Final && len(rest) == 0, Continue: len(rest) > 0, DataLength: len(data),

@@ -1,7 +1,9 @@
 package target
 
 import (
+	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/opencurve/curve-nbd/iscsi"
 )
@@ -77,9 +79,21 @@ func newReject(bhs *iscsi.BHS, reason iscsi.RejectReason) *notice {
 	return n
 }
 
+// complain logs what an initiator does wrong, once a second: it can do so much of it
+// that the log would be full of nothing else. The rest is there for who looks closely.
+func (s *session) complain(what string, args ...any) {
+	level, now := slog.LevelWarn, s.server.clock.Load()
+	if s.complained != 0 && now-s.complained < int64(time.Second) {
+		level = slog.LevelDebug
+	} else {
+		s.complained = now
+	}
+	s.server.log.Log(s.conn.ctx, level, what, args...)
+}
+
 // reject refuses a PDU and drops its data.
 func (s *session) reject(p *pdu, reason iscsi.RejectReason) error {
-	s.server.log.Warn("PDU rejected", "initiator", s.initiator, "pdu", p.bhs.Opcode(), "reason", reason)
+	s.complain("PDU rejected", "initiator", s.initiator, "pdu", p.bhs.Opcode(), "reason", reason)
 	n := newReject(p.bhs, reason)
 	if err := s.skip(p); err != nil {
 		return err
@@ -94,6 +108,6 @@ func (s *session) refuse(p *pdu, err error) error {
 	if bad, ok := err.(*iscsi.PDUError); ok {
 		reason = bad.Reason
 	}
-	s.server.log.Warn("PDU refused", "initiator", s.initiator, "error", err)
+	s.complain("PDU refused", "initiator", s.initiator, "error", err)
 	return s.reject(p, reason)
 }

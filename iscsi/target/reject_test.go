@@ -1,9 +1,13 @@
 package target_test
 
 import (
+	"context"
+	"log/slog"
+	"sync/atomic"
 	"testing"
 
 	"github.com/opencurve/curve-nbd/iscsi"
+	"github.com/opencurve/curve-nbd/iscsi/target"
 )
 
 // What is refused does not end the connection, and (7.3) the CmdSN of a request that
@@ -132,4 +136,38 @@ func TestAbortPlugsTheGapOfARejectedCommand(t *testing.T) {
 		t.Fatalf("abort says %d", got)
 	}
 	i.alive()
+}
+
+// countingHandler counts lines of a log.
+type countingHandler struct {
+	slog.Handler
+	lines atomic.Int64
+}
+
+// Enabled implements slog.Handler.
+func (h *countingHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
+
+// Handle implements slog.Handler.
+func (h *countingHandler) Handle(context.Context, slog.Record) error {
+	h.lines.Add(1)
+	return nil
+}
+
+// WithAttrs implements slog.Handler.
+func (h *countingHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+
+// An initiator cannot fill the log with its faults.
+func TestFaultsOfAnInitiatorDoNotFloodTheLog(t *testing.T) {
+	h := new(countingHandler)
+	p := serve(t, setup{options: target.Options{Logger: slog.New(h)}})
+	i := p.login(t)
+	for range 1000 {
+		b := iscsi.BHS{0: 0x1d}
+		i.send(b, nil)
+		i.wantReject(iscsi.RejectCommandNotSupported, b)
+		i.do(command{cdb: read10(1<<30, 1), read: true, expected: 512})
+	}
+	if n := h.lines.Load(); n > 100 {
+		t.Errorf("%d lines", n)
+	}
 }

@@ -34,6 +34,7 @@ type session struct {
 	batch       batch
 	logout      *iscsi.LogoutRequest // that ended the session
 	answered    int                  // batches, for timing one in so many
+	complained  int64                // the clock when a fault of the initiator was last logged
 
 	// expCmdSN is the next that is taken. The reader changes it.
 	expCmdSN atomic.Uint32

@@ -166,7 +166,7 @@ func (s *session) faulty(t *task, p *pdu, code scsi.Code) error {
 		t.command.Fail(scsi.AbortedCommand, code)
 	}
 	s.settled(t)
-	s.server.log.Warn("an initiator sends data that was not agreed on", "initiator", s.initiator, "target", s.target, "code", code)
+	s.complain("an initiator sends data that was not agreed on", "initiator", s.initiator, "target", s.target, "code", code)
 	if err := s.skip(p); err != nil {
 		t.free()
 		return err
