@@ -110,7 +110,7 @@ func TestSessionReinstatementWaitsForTheOldCommands(t *testing.T) {
 }
 
 func TestReinstatementGivesUpInTime(t *testing.T) {
-	p := serve(t, setup{options: target.Options{LoginTimeout: 600 * time.Millisecond}})
+	p := serve(t, setup{options: target.Options{LoginTimeout: 3 * time.Second}})
 	p.login(t).stalledRead(p, 0)
 	i := p.dial(t)
 	l, err := i.tryLogin(i.loginKeys(), usual...)
