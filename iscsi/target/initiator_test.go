@@ -297,15 +297,17 @@ func (i *initiator) login(operational ...string) {
 	i.ready(0)
 }
 
-// ready takes the unit attentions of a unit.
+// ready takes the unit attentions of a unit, and waits while somebody else's session
+// that was cut has a hold on it.
 func (i *initiator) ready(lun int) {
 	i.t.Helper()
-	for range 8 {
-		if r := i.do(command{cdb: testUnitReady(), lun: lun}); r.status == 0 {
+	var r result
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if r = i.do(command{cdb: testUnitReady(), lun: lun}); r.status == good {
 			return
 		}
 	}
-	i.t.Fatalf("unit %d does not become ready", lun)
+	i.t.Fatalf("unit %d does not become ready: %v", lun, r)
 }
 
 // loginAs logs another initiator in.

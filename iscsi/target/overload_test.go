@@ -218,3 +218,52 @@ func (i *initiator) managedAmong(tag uint32) iscsi.TaskResult {
 		return r.Result
 	}
 }
+
+// Commands that wait for room can be aborted like all others, and leave none behind.
+func TestTaskManagementEndsCommandsThatWaitForRoom(t *testing.T) {
+	p := serve(t, setup{gateway: smallGateway})
+	i := p.login(t)
+	i.stalledRead(p, 0)
+	var last *command
+	for k := range 40 {
+		last = &command{cdb: read10(k, 2048), read: true, expected: mib}
+		i.start(last)
+	}
+	if got := i.abort(last.tag, i.cmdSN-1); got != iscsi.TaskComplete {
+		t.Fatalf("result %d", got)
+	}
+	tag := i.manage(iscsi.TaskRequest{Function: iscsi.LogicalUnitReset})
+	i.quiet()
+	p.chunks.open()
+	if got := i.managed(tag); got != iscsi.TaskComplete {
+		t.Fatalf("result %d", got)
+	}
+	i.ready(0)
+	if got := i.maxCmdSN - i.cmdSN + 1; got != 128 {
+		t.Errorf("window of %d commands afterwards", got)
+	}
+}
+
+// A flood of discovery leaves the others room.
+func TestDiscoveryFlood(t *testing.T) {
+	p := serve(t, setup{})
+	i := p.login(t)
+	var floods sync.WaitGroup
+	for range 4 {
+		floods.Go(func() {
+			for n := range 50 {
+				d := p.dial(t)
+				d.isid[5] = byte(n)
+				if l, err := d.tryLogin([]string{"InitiatorName=" + d.name, "SessionType=Discovery", "AuthMethod=None"}); err != nil || l.Status != iscsi.StatusSuccess {
+					t.Errorf("discovery: %v %v", l.Status, err)
+				}
+				d.close()
+			}
+		})
+	}
+	for range 100 {
+		i.alive()
+	}
+	floods.Wait()
+	i.alive() // discovery takes nobody's place
+}
