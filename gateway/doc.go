@@ -1,6 +1,6 @@
 // Package gateway holds the exports: it maps a name that a client asks for to
 // an open volume, lends front ends the memory for payloads, counts, limits and
-// drains. Both protocols (NBD now, iSCSI next) sit on the same exports, so a
+// drains. Both protocols, NBD and iSCSI, sit on the same exports, so a
 // volume is open once however many clients use it, and a flush on one
 // connection covers writes acknowledged on another.
 //
