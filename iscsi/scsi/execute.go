@@ -94,7 +94,7 @@ func (u *Unit) plan(c *Command) *Sense {
 // the transport tells of the rest (RFC 7143 11.4.5.1). Of all else a part would be a
 // guess at which of the two is meant.
 func (u *Unit) mismatch(c *Command) *Sense {
-	if !c.op.partial || c.ExpectedOut%u.blockSize != 0 {
+	if !c.op.partial || c.ExpectedOut%u.blockSize != 0 || c.ExpectedIn > 0 {
 		return sense(IllegalRequest, InvalidFieldInIU)
 	}
 	c.count = uint64(c.ExpectedOut / u.blockSize)

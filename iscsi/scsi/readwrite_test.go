@@ -76,6 +76,12 @@ func TestTransfersInPieces(t *testing.T) {
 	}
 }
 
+// A write whose initiator means to read gets no data: that must not look like success.
+func TestWriteOfAnInitiatorThatReads(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	r.fails(r.a, span16(opWrite16, 0, 0, 1), nil, 512, IllegalRequest, InvalidFieldInIU)
+}
+
 func TestPayloadThatDoesNotMatchTheCDB(t *testing.T) {
 	r := newRig(t, rigOptions{})
 	r.write(0, filled(4, 0xee))
