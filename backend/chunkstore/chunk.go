@@ -57,8 +57,12 @@ type chunk struct {
 	// Guarded by mu.
 	table []uint32
 	// dirtyPages has a bit for each page of table that differs from the file.
-	// The holder of sync may clear bits with mu held shared.
 	dirtyPages uint32
+	// duePages are those of them that the next flush writes: a page can wait for
+	// the chunk to be cleaned unless reconcile could not compute it anew, which
+	// takes zeros for a hole where the entry does not say that they have space.
+	// The holder of sync may change bits of both with mu held shared.
+	duePages uint32
 	// gen counts changes.
 	gen uint64
 	// queued: in its volume's list of unflushed chunks, or about to be flushed
@@ -115,9 +119,14 @@ func (c *chunk) checkOwner(ref backend.ChunkRef, vol backend.VolumeID) error {
 
 // setEntry changes a table entry. Caller holds mu exclusively.
 func (c *chunk) setEntry(block int, sum uint32) {
-	if c.table[block] != sum {
-		c.table[block] = sum
-		c.dirtyPages |= 1 << (block / entriesPerPage)
+	was := c.table[block]
+	if was == sum {
+		return
+	}
+	c.table[block] = sum
+	c.dirtyPages |= 1 << (block / entriesPerPage)
+	if was == zeroBlockSum || sum == zeroBlockSum {
+		c.duePages |= 1 << (block / entriesPerPage)
 	}
 }
 
@@ -140,7 +149,7 @@ func (c *chunk) touch() {
 
 // clearAbsent makes c a chunk without a file. Caller holds both locks.
 func (c *chunk) clearAbsent() {
-	c.file, c.state, c.table, c.dirtyPages = nil, stateAbsent, nil, 0
+	c.file, c.state, c.table, c.dirtyPages, c.duePages = nil, stateAbsent, nil, 0, 0
 	c.synced, c.sealed = false, false
 	c.poison.Store(nil)
 }

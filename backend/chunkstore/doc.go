@@ -10,13 +10,15 @@
 // # Durability
 //
 // The store is a disk with a volatile write cache: a change goes to the page
-// cache and is acknowledged; Flush and FUA write the table and sync. Nothing
-// orders a block and its table entry on their way to the disk, so a chunk
-// carries a dirty mark in its header:
+// cache and is acknowledged; Flush and FUA sync. Nothing orders a block and its
+// table entry on their way to the disk, so a chunk carries a dirty mark in its
+// header:
 //
 //   - The mark is durable before the first change to a chunk that was clean.
 //     A new chunk is born with the mark; until its first flush it may vanish.
-//   - While the mark is set, steady writing costs no sync of its own.
+//   - While the mark is set, steady writing costs no sync of its own, and its
+//     table no writes: the blocks say what belongs in it. Only entries of zeros
+//     that have space are flushed with their block.
 //   - It is taken off, after data and table are synced, when the chunk has been
 //     idle for Options.CleanAfter, when it is evicted from memory, and at Close.
 //   - A chunk found with the mark was open in a crash. It is reconciled when it

@@ -105,8 +105,9 @@ func (s *Store) flushForRun(vol *volume, c *chunk) {
 	c.mu.RUnlock()
 }
 
-// flushChunk makes durable what has changed in c: table pages, data, the file's
-// name. With forRun, c has been taken off its volume's list. Caller holds sync.
+// flushChunk makes durable what has changed in c: data, the table pages that are
+// due, the file's name. With forRun, c has been taken off its volume's list. Caller
+// holds sync.
 func (s *Store) flushChunk(c *chunk, forRun bool) error {
 	buf := tableBufs.Get().(*tableBuf)
 	defer tableBufs.Put(buf)
@@ -118,12 +119,13 @@ func (s *Store) flushChunk(c *chunk, forRun bool) error {
 	if forRun {
 		c.queued = false
 	}
-	gen, pages := c.gen, c.dirtyPages
+	gen, pages := c.gen, c.duePages
 	for left, i := pages, 0; left != 0; left &= left - 1 {
 		encodeTable(buf[i*pageSize:(i+1)*pageSize], c.tablePage(bits.TrailingZeros32(left)))
 		i++
 	}
-	c.dirtyPages = 0
+	c.dirtyPages &^= pages
+	c.duePages = 0
 	c.mu.RUnlock()
 	if p := c.poison.Load(); p != nil {
 		return p
@@ -154,6 +156,7 @@ func (s *Store) flushFile(c *chunk, pages uint32, buf *tableBuf) error {
 		if _, err := c.file.WriteAt(buf[i*pageSize:i*pageSize+length], off); err != nil {
 			c.mu.RLock()
 			c.dirtyPages |= pages
+			c.duePages |= pages
 			c.mu.RUnlock()
 			return disk.Error(fmt.Sprintf("write the table of %v", c.id), err)
 		}

@@ -109,6 +109,9 @@ func (s *Store) erase(c *chunk) error {
 
 // clean takes the dirty mark off, or returns errChanged. Caller holds sync.
 func (s *Store) clean(c *chunk) error {
+	c.mu.RLock()
+	c.duePages = c.dirtyPages
+	c.mu.RUnlock()
 	if err := s.flushChunk(c, false); err != nil {
 		return err
 	}

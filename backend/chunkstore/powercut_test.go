@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -274,19 +275,28 @@ func (p *powerCuts) batch() error {
 	p.note("batch:")
 	var done batchDone
 	var ops []*backend.Op
+	var chunks []*modelChunk
 	for range 2 + p.rng.IntN(8) {
 		c := p.model.chunks[p.rng.IntN(len(p.model.chunks))]
-		op := p.newChange(c, []backend.OpKind{backend.OpWrite, backend.OpWrite, backend.OpZero, backend.OpTrim}[p.rng.IntN(4)], 0)
+		flags := backend.Flags(p.rng.IntN(2)) * backend.FlagFUA
+		op := p.newChange(c, []backend.OpKind{backend.OpWrite, backend.OpWrite, backend.OpZero, backend.OpTrim}[p.rng.IntN(4)], flags)
 		op.Done = &done
 		p.model.submitted(c, op)
 		done.wg.Add(1)
 		p.store.Submit(op)
-		ops = append(ops, op)
+		ops, chunks = append(ops, op), append(chunks, c)
 	}
 	done.wg.Wait()
-	for _, op := range ops {
+	for i, op := range ops {
 		if op.Err != nil {
 			return op.Err
+		}
+		// What a later one of the batch changed again is as durable as that one.
+		overlaps := func(later *backend.Op) bool {
+			return later.Chunk == op.Chunk && later.Off < op.Off+op.Len && op.Off < later.Off+later.Len
+		}
+		if op.Flags.Has(backend.FlagFUA) && !slices.ContainsFunc(ops[i+1:], overlaps) {
+			p.model.durable(chunks[i], op.Off, op.Len)
 		}
 	}
 	return nil

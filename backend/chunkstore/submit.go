@@ -96,23 +96,85 @@ func (s *Store) lockForRead(ref backend.ChunkRef, vol backend.VolumeID) (*chunk,
 	}
 }
 
+// writeWorker does changes in the order they come. Those with FUA that wait
+// behind one another are made together, so that a chunk is synced once for all.
 func (s *Store) writeWorker(queue <-chan *backend.Op) {
 	defer s.writeDone.Done()
+	var due fuaBatch
 	for op := range queue {
-		slot := &s.pending[hashChunk(op.Chunk.ID)%pendingSlots]
-		err := s.doChange(op)
-		s.countDamage(err)
-		slot.Add(-1)
-		s.finish(op, err)
+		for taken := 1; op != nil; taken++ {
+			s.change(op, &due)
+			if taken == len(due.ops) {
+				break
+			}
+			op = waiting(queue)
+		}
+		s.syncDue(&due)
 	}
 }
 
-func (s *Store) doChange(op *backend.Op) error {
-	if op.Len == 0 {
-		return s.volumes.get(op.Volume).admit(op.Epoch)
+// waiting is the next operation of the queue, or nil when none waits.
+func waiting(queue <-chan *backend.Op) *backend.Op {
+	select {
+	case op := <-queue:
+		return op // nil once the queue is closed
+	default:
+		return nil
 	}
-	var c *chunk
-	var err error
+}
+
+// change does one change, and completes it or puts it into due.
+func (s *Store) change(op *backend.Op, due *fuaBatch) {
+	c, err := s.doChange(op)
+	s.countDamage(err)
+	if err == nil && c != nil && op.Flags.Has(backend.FlagFUA) {
+		due.add(op, c)
+		return
+	}
+	s.changeDone(op, err)
+}
+
+func (s *Store) changeDone(op *backend.Op, err error) {
+	s.pending[hashChunk(op.Chunk.ID)%pendingSlots].Add(-1)
+	s.finish(op, err)
+}
+
+// fuaBatch is changes that are made and not durable yet.
+type fuaBatch struct {
+	n      int
+	ops    [32]*backend.Op
+	chunks [32]*chunk
+}
+
+func (b *fuaBatch) add(op *backend.Op, c *chunk) {
+	b.ops[b.n], b.chunks[b.n] = op, c
+	b.n++
+}
+
+// syncDue makes the changes of a batch durable and completes them.
+func (s *Store) syncDue(b *fuaBatch) {
+	for i, c := range b.chunks[:b.n] {
+		if c == nil {
+			continue // went with another
+		}
+		err := s.flushNow(c)
+		s.countDamage(err)
+		for j := i; j < b.n; j++ {
+			if b.chunks[j] == c {
+				op := b.ops[j]
+				b.ops[j], b.chunks[j] = nil, nil
+				s.changeDone(op, err)
+			}
+		}
+	}
+	b.n = 0
+}
+
+// doChange makes a change and returns the chunk that it was of, if any.
+func (s *Store) doChange(op *backend.Op) (c *chunk, err error) {
+	if op.Len == 0 {
+		return nil, s.volumes.get(op.Volume).admit(op.Epoch)
+	}
 	switch keep := op.Flags.Has(backend.FlagNoHole); {
 	case op.Kind == backend.OpWrite:
 		if c, err = s.lockForChange(op); err == nil {
@@ -129,10 +191,7 @@ func (s *Store) doChange(op *backend.Op) error {
 	default:
 		c, err = s.freeRange(op)
 	}
-	if err == nil && c != nil && op.Flags.Has(backend.FlagFUA) {
-		err = s.flushNow(c)
-	}
-	return err
+	return c, err
 }
 
 // freeRange frees part of a chunk. Where there is nothing to free, nothing is
