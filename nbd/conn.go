@@ -202,6 +202,13 @@ func (w *writer) drop() {
 	w.mu.Unlock()
 }
 
+// busy says that there are tasks that are not answered.
+func (w *writer) busy() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.inFlight > 0
+}
+
 // run sends what has finished, together, until closed and idle.
 func (w *writer) run() {
 	var tasks []*task

@@ -44,7 +44,7 @@ func (c *conn) transmit() error {
 		if sendErr := c.send(); err == nil {
 			err = sendErr
 		}
-		c.in.NoteBatch(served)
+		c.in.NoteBatch(served, c.writer.busy())
 		if err == nil && c.mayHandOver() {
 			return errHandedOver
 		}

@@ -34,3 +34,24 @@ func TestBusyPollLearnsFromTheClient(t *testing.T) {
 		t.Errorf("%d new chances in %d misses", chances, 10*retryMisses)
 	}
 }
+
+func TestOnlyALoneClientWithNothingInFlightIsAwaited(t *testing.T) {
+	var in Input
+	for range lonelySingles {
+		if in.NoteBatch(1, false); in.lone && in.singles < lonelySingles {
+			t.Fatalf("awaited after %d single requests", in.singles)
+		}
+	}
+	if !in.lone {
+		t.Errorf("not awaited after %d single requests", lonelySingles)
+	}
+	if in.NoteBatch(1, true); in.lone {
+		t.Error("awaited while its request is with the disk")
+	}
+	if in.NoteBatch(1, false); !in.lone {
+		t.Error("not awaited once its request is answered")
+	}
+	if in.NoteBatch(2, false); in.lone {
+		t.Error("awaited though it sends several at once")
+	}
+}

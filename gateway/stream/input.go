@@ -210,15 +210,16 @@ func (in *Input) Fill(midway bool) error {
 	return err
 }
 
-// NoteBatch takes the number of requests that were answered together.
-func (in *Input) NoteBatch(served int) {
+// NoteBatch takes the number of requests that were served together. busy says that
+// requests are with the disk, so that the client has nothing to say before that has.
+func (in *Input) NoteBatch(served int, busy bool) {
 	switch {
 	case served == 1:
 		in.singles++
 	case served > 1:
 		in.singles = 0
 	}
-	in.lone = in.singles >= lonelySingles
+	in.lone = in.singles >= lonelySingles && !busy
 }
 
 // spins is how often the read that is under way may be tried again at once.

@@ -52,7 +52,7 @@ func (s *session) transmit() error {
 		if sendErr := s.flush(); err == nil {
 			err = sendErr
 		}
-		c.in.NoteBatch(served)
+		c.in.NoteBatch(served, s.writer.busy())
 		if err == nil {
 			err = c.in.Fill(len(c.in.Bytes()) > 0)
 		}

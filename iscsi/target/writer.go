@@ -64,6 +64,13 @@ func (w *writer) drop() {
 	}
 }
 
+// busy says that something was begun that is not answered.
+func (w *writer) busy() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.inFlight > 0
+}
+
 // run sends what has finished, together, until closed and idle.
 func (w *writer) run() {
 	var replies []reply
