@@ -25,8 +25,8 @@ func (s *session) taskRequest(p *pdu) error {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	s.writer.begin()
-	finish := func(result iscsi.TaskResult) { s.writer.finish(s.taskAnswer(&r, result)) }
+	s.writer.Begin()
+	finish := func(result iscsi.TaskResult) { s.writer.Finish(s.taskAnswer(&r, result)) }
 	switch r.Function {
 	case iscsi.AbortTask:
 		s.abortTask(&r)
@@ -90,16 +90,16 @@ func (s *session) abortTask(r *iscsi.TaskRequest) {
 			s.sender.maxCmdSN.Add(1)
 			result = iscsi.TaskComplete
 		}
-		s.writer.finish(s.taskAnswer(r, result))
+		s.writer.Finish(s.taskAnswer(r, result))
 	case t.phase == phaseExecuting:
 		t.lun.unit.Abort(&t.command)
 		t.waiters = append(t.waiters, s.taskAnswer(r, iscsi.TaskComplete))
 		s.mu.Unlock()
-		s.writer.drop() // the task posts it
+		s.writer.Drop() // the task posts it
 	default:
 		s.mu.Unlock()
 		s.dropWaiting(func(x *task) bool { return x == t })
-		s.writer.finish(s.taskAnswer(r, iscsi.TaskComplete))
+		s.writer.Finish(s.taskAnswer(r, iscsi.TaskComplete))
 	}
 }
 
@@ -122,7 +122,7 @@ func (s *session) resetTarget(r *iscsi.TaskRequest) {
 			held = append(held, l)
 		}
 	}
-	done := countdown(len(held)+1, func() { s.writer.finish(answer) })
+	done := countdown(len(held)+1, func() { s.writer.Finish(answer) })
 	for _, l := range held {
 		l.unit.Reset(func() {
 			l.letGo()

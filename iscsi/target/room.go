@@ -132,6 +132,13 @@ func (q *starved) arm() {
 	}
 }
 
+// anyStarved says that somebody waits for room, whom an answer may give it.
+func (s *session) anyStarved() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.starved.queue) > 0
+}
+
 // feed gives room to those who wait for it, in their order, as far as there is some.
 func (s *session) feed() {
 	s.mu.Lock()
@@ -149,14 +156,14 @@ func (s *session) feed() {
 			t := q.queue[0]
 			q.queue[0] = nil
 			q.queue = q.queue[1:]
-			s.writer.begin()
+			s.writer.Begin()
 			if t.write {
-				s.writer.finish(t.nextR2T())
+				s.writer.Finish(t.nextR2T())
 				continue
 			}
 			s.mu.Unlock()
 			if t.lun.unit.Execute(&t.command) {
-				s.writer.finish(t)
+				s.writer.Finish(t)
 			}
 			s.mu.Lock()
 		}

@@ -74,7 +74,7 @@ func newTask(s *session) *task {
 }
 
 // CommandDone implements scsi.Completer.
-func (t *task) CommandDone(*scsi.Command) { t.session.writer.finish(t) }
+func (t *task) CommandDone(*scsi.Command) { t.session.writer.Finish(t) }
 
 // sent implements reply: the task is over.
 func (t *task) sent() {
@@ -86,7 +86,8 @@ func (t *task) sent() {
 		t.waiters = nil
 		s.mu.Unlock()
 		for _, n := range waiters {
-			s.writer.post(n)
+			s.writer.Begin()
+			s.writer.Finish(n)
 		}
 	}
 	t.observe()
