@@ -61,7 +61,7 @@ func (s *session) taskRequest(p *pdu) error {
 	case iscsi.ClearTaskSet:
 		l.unit.ClearTaskSet(l.nexus, done)
 	default:
-		l.unit.Reset(done)
+		l.reset(done)
 	}
 	return nil
 }
@@ -124,12 +124,18 @@ func (s *session) resetTarget(r *iscsi.TaskRequest) {
 	}
 	done := countdown(len(held)+1, func() { s.writer.finish(answer) })
 	for _, l := range held {
-		l.unit.Reset(func() {
+		l.reset(func() {
 			l.letGo()
 			done()
 		})
 	}
 	done()
+}
+
+// reset resets a unit for its session, whose own commands end without an answer.
+func (l *lun) reset(done func()) {
+	l.unit.AbortTaskSet(l.nexus, func() {})
+	l.unit.Reset(done)
 }
 
 // dropWaiting ends tasks that are not in execution yet. They get no answer.

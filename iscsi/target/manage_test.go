@@ -171,17 +171,25 @@ func TestResetIsSeenByOtherSessions(t *testing.T) {
 		t.Run(names[f], func(t *testing.T) {
 			p := serve(t, setup{})
 			i, other := p.login(t), p.loginAs(t, otherName)
-			i.stalledRead(p, 0)
 			w := command{cdb: write10(0, 16), write: true, expected: 8192, data: pattern(8192, 9)}
 			other.start(&w)
 			r := other.wantR2T(&w)
+			w.asked = 1
+			i.stalledRead(p, 0)
+			executing := command{cdb: read10(0, 8), read: true, expected: 4096}
+			other.start(&executing)
+			other.quiet()
 			tag := i.manage(iscsi.TaskRequest{Function: f})
 			i.quiet()
 			p.chunks.open()
 			if got := i.managed(tag); got != iscsi.TaskComplete {
 				t.Fatalf("result %d", got)
 			}
+			// Its commands are not left without an answer, or it would find out by its own
+			// patience, and begin to reset the unit itself.
+			other.finish(&executing).wants(t, taskAborted, 0)
 			other.raw(other.dataOut(&w, r.TargetTransferTag, 0, 8192, 4096))
+			other.finish(&w).wants(t, taskAborted, 0)
 			other.do(command{cdb: testUnitReady()}).wants(t, checkCondition, 0x2903)
 			other.alive()
 			if b := other.load(0, 0, 16); b[5] == w.data[5] {
