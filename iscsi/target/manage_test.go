@@ -200,6 +200,52 @@ func TestResetIsSeenByOtherSessions(t *testing.T) {
 	}
 }
 
+// Commands that get the room they wait for just when they are aborted: what is said to be
+// over is not answered afterwards.
+func TestAbortOfCommandsThatAreJustGivenRoom(t *testing.T) {
+	p := serve(t, setup{gateway: smallGateway})
+	i := p.login(t)
+	i.store(0, 0, pattern(mib, 1))
+	for range 40 {
+		aborts := make(map[uint32]uint32) // by the tag of the request, what it is to end
+		over := make(map[uint32]bool)
+		var b []byte
+		var reads []*command
+		for range 24 {
+			c := &command{cdb: read10(0, 2048), read: true, expected: mib}
+			b = append(b, i.frames(c)...)
+			reads = append(reads, c)
+		}
+		for n, c := range reads[4:] {
+			r := iscsi.TaskRequest{
+				Immediate: true, Function: iscsi.AbortTask, InitiatorTaskTag: i.tag(), ReferencedTaskTag: c.tag,
+				CmdSN: i.cmdSN, RefCmdSN: i.cmdSN - 20 + uint32(n), ExpStatSN: i.statSN,
+			}
+			aborts[r.InitiatorTaskTag] = c.tag
+			var h iscsi.BHS
+			r.Encode(&h)
+			b = append(b, h[:]...)
+		}
+		i.raw(b)
+		ping := uint32(0)
+		for ping == 0 || !over[ping] {
+			a := i.recv()
+			tag := a.InitiatorTaskTag()
+			if over[tag] {
+				t.Fatalf("%v of a command that is over", a.Opcode())
+			}
+			over[tag] = a.Opcode() != iscsi.OpDataIn || a.BHS[1]&1 != 0
+			if ended, ok := aborts[tag]; ok {
+				over[ended] = true
+				delete(aborts, tag)
+			}
+			if len(aborts) == 0 && i.maxCmdSN-i.cmdSN == 127 && ping == 0 {
+				ping = i.nop(true, nil)
+			}
+		}
+	}
+}
+
 func TestColdResetEndsAllSessions(t *testing.T) {
 	p := serve(t, setup{})
 	i, other := p.login(t), p.loginAs(t, otherName)

@@ -184,11 +184,3 @@ func (s *session) settled(t *task) {
 		t.phase = phaseNew
 	}
 }
-
-// forget forgets a task that gets no answer.
-func (s *session) forget(t *task) {
-	if !t.immediate {
-		s.sender.maxCmdSN.Add(1)
-	}
-	t.free()
-}
