@@ -1,9 +1,11 @@
 package target_test
 
 import (
+	"log/slog"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencurve/curve-nbd/iscsi"
 	"github.com/opencurve/curve-nbd/iscsi/registry"
@@ -48,4 +50,20 @@ func TestLogoutWhileAUnitIsAwaited(t *testing.T) {
 	}
 	p.chunks.open()
 	i.wantClosed()
+}
+
+// Another volume under the same number is news, also where both changes are seen at once:
+// they were made at another gateway.
+func TestAnotherVolumeUnderTheSameNumberIsTold(t *testing.T) {
+	p := serve(t, setup{luns: []int{0, 1}})
+	i := p.login(t)
+	i.ready(1)
+	p.addVolume(t, 2)
+	elsewhere := registry.New(p.meta, registry.Options{Poll: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+	defer elsewhere.Close()
+	must(t, elsewhere.Refresh(t.Context()))
+	must(t, errOf(elsewhere.RemoveUnit(t.Context(), targetName, "1", true)))
+	must(t, errOf(elsewhere.AddUnit(t.Context(), targetName, registry.Unit{Number: 1, Volume: volumeOf(2)})))
+	must(t, p.registry.Refresh(t.Context()))
+	i.wantLUNsChanged()
 }

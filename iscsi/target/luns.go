@@ -270,7 +270,7 @@ func (s *session) refresh() {
 		s.conn.abort("it has to leave: " + err.Error())
 		return
 	}
-	before := s.units.luns()
+	before := s.units.all()
 	switch err := s.units.set(s.conn.ctx); {
 	case err == nil || s.conn.ctx.Err() != nil:
 	case lost(err):
@@ -279,8 +279,8 @@ func (s *session) refresh() {
 	default:
 		s.server.log.Error("a logical unit cannot be served yet; initiators see it when they log in again", "target", s.target, "error", err)
 	}
-	if after := s.units.luns(); !slices.Equal(before, after) {
-		for _, l := range s.units.all() {
+	if after := s.units.all(); !slices.Equal(before, after) {
+		for _, l := range after {
 			l.nexus.Notify(scsi.LUNsChanged)
 		}
 		s.post(s.lunsEvent())
