@@ -64,7 +64,7 @@ type Command struct {
 	// much of it as has room is in In, so it may be more than ExpectedIn.
 	Status Status
 	InLen  int64
-	// Aborted: task management ended the command, and it has no status.
+	// Aborted: task management ended the command, or its path is gone: see Unanswered.
 	Aborted bool
 
 	sense      [maxSense]byte
@@ -128,6 +128,10 @@ func (c *Command) clear() {
 	}
 	c.hold, c.copying, c.unlocked = hold{}, nil, false
 }
+
+// Unanswered says that the command ends without an answer, as its own initiator has
+// ended it and learns of that otherwise. Where somebody else has, Status tells.
+func (c *Command) Unanswered() bool { return c.Aborted && c.Status == Good }
 
 // Sense is the sense data of a command that ended with CheckCondition.
 func (c *Command) Sense() []byte { return c.sense[:c.senseBytes] }

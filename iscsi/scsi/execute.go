@@ -106,7 +106,7 @@ func (u *Unit) mismatch(c *Command) *Sense {
 // else Done is told of the completion, possibly before Execute returns.
 func (u *Unit) Execute(c *Command) bool {
 	if !c.Nexus.enter(c) {
-		c.Aborted = true
+		c.cutShort()
 		return true
 	}
 	if c.op.ready && !u.mounted(c) {
@@ -289,8 +289,9 @@ func (u *Unit) finish(c *Command) {
 	}
 	// In this order: an abort that did not wait for this command finds it marked.
 	c.Nexus.leave(c.epoch)
-	if c.Aborted = c.aborted(); c.Aborted {
+	if c.aborted() {
 		u.Unreported(c)
+		c.cutShort()
 	}
 }
 

@@ -38,6 +38,10 @@ type Nexus struct {
 	epoch   atomic.Uint64
 	running [2]atomic.Int64
 	drain   drain
+	// silent is the last epoch that began because the nexus itself ended its commands:
+	// those of the epochs before have no answer.
+	silent atomic.Uint64
+	gone   atomic.Bool // the unit was detached from it
 }
 
 // Initiator is the initiator port's name.
@@ -69,6 +73,22 @@ func (c *Command) aborted() bool {
 	return c.abort.Load() || c.Nexus.epoch.Load() != c.epoch
 }
 
+// cutShort gives a command that was ended the outcome that its initiator is to learn:
+// none if it has ended the command itself. The others would wait until they run out of
+// patience, and then begin with resets of their own: TAS is set in the control mode page
+// (SAM-5, 5.3.1). Whose path is gone is told what its next command would be.
+func (c *Command) cutShort() {
+	n := c.Nexus
+	c.Aborted, c.Status, c.InLen, c.senseBytes = true, Good, 0, 0
+	switch {
+	case c.abort.Load() || c.epoch < n.silent.Load():
+	case n.gone.Load():
+		c.fail(notSupported())
+	default:
+		c.Status = TaskAborted
+	}
+}
+
 // drain is the wait for the commands of an ended epoch. One at a time: a second
 // would find its epoch in the slot of the one before the first.
 type drain struct {
@@ -80,27 +100,36 @@ type drain struct {
 
 // ending is an order to end the commands of a nexus.
 type ending struct {
+	own  bool // it is the nexus's own order
 	tell []Code
 	done func()
 }
 
-// abortAll ends every command of the nexus, and tells it why. done is called, on
-// any goroutine, once none of them is in execution.
-func (n *Nexus) abortAll(done func(), tell ...Code) {
+// abortAll ends every command of the nexus for somebody else, and tells it why. done is
+// called, on any goroutine, once none of them is in execution.
+func (n *Nexus) abortAll(done func(), tell ...Code) { n.end(ending{false, tell, done}) }
+
+// abortOwn is abortAll for the nexus itself.
+func (n *Nexus) abortOwn(done func(), tell ...Code) { n.end(ending{true, tell, done}) }
+
+func (n *Nexus) end(e ending) {
 	n.drain.mu.Lock()
-	n.drain.waiting = append(n.drain.waiting, ending{tell, done})
+	n.drain.waiting = append(n.drain.waiting, e)
 	first := len(n.drain.waiting) == 1
 	n.drain.mu.Unlock()
 	if first {
-		n.drainBegin(tell)
+		n.drainBegin(&e)
 	}
 }
 
 // drainBegin tells after it has ended the commands: one that was told first could
 // be followed by another that is ended without a word.
-func (n *Nexus) drainBegin(tell []Code) {
+func (n *Nexus) drainBegin(e *ending) {
+	if e.own { // before the commands see that they are ended
+		n.silent.Store(n.epoch.Load() + 1)
+	}
 	slot := (n.epoch.Add(1) - 1) & 1
-	for _, code := range tell {
+	for _, code := range e.tell {
 		n.attentions.add(code)
 	}
 	n.drain.slot.Store(slot + 1)
@@ -124,7 +153,7 @@ func (n *Nexus) drainEnded(slot uint64) {
 	n.drain.mu.Unlock()
 	ended.done()
 	if next != nil {
-		n.drainBegin(next.tell)
+		n.drainBegin(next)
 	}
 }
 

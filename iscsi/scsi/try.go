@@ -20,7 +20,7 @@ func (u *Unit) Try(c *Command) bool {
 		return false
 	}
 	if !c.Nexus.enter(c) {
-		c.Aborted = true
+		c.cutShort()
 		return true
 	}
 	if !u.mounted(c) {

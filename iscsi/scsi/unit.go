@@ -193,8 +193,8 @@ func (u *Unit) Attach(initiator string, port Port) *Nexus {
 	return n
 }
 
-// Detach forgets a path: its commands are aborted, a RESERVE of it is over, what
-// it registered persists. done, which may be nil, is called once no command of it
+// Detach forgets a path: its commands are aborted, and say that there is no such unit; a
+// RESERVE of it is over, what it registered persists. done, which may be nil, is called once no command of it
 // is in execution.
 func (u *Unit) Detach(n *Nexus, done func()) {
 	u.mu.Lock()
@@ -212,6 +212,7 @@ func (u *Unit) Detach(n *Nexus, done func()) {
 	if done == nil {
 		done = func() {}
 	}
+	n.gone.Store(true)
 	n.abortAll(done)
 }
 

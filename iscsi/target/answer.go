@@ -14,7 +14,7 @@ func (t *task) appendTo(o *sender) {
 		o.maxCmdSN.Add(1)
 	}
 	c := &t.command
-	if c.Aborted {
+	if c.Unanswered() {
 		return
 	}
 	n := t.dataIn()

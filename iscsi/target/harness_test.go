@@ -50,6 +50,7 @@ type portal struct {
 	server   *target.Server
 	gateway  *gateway.Gateway
 	registry *registry.Registry
+	meta     backend.Meta
 	chunks   *gatedChunks
 	stop     func() // stops the server in order; may be called early
 }
@@ -64,7 +65,7 @@ func serve(t testing.TB, s setup) *portal {
 	}
 	b, err := embedded.OpenMemory(embedded.Options{})
 	must(t, err)
-	p := &portal{chunks: &gatedChunks{Chunks: b.Chunks()}}
+	p := &portal{meta: b.Meta(), chunks: &gatedChunks{Chunks: b.Chunks()}}
 	p.gateway = gateway.New(b.Meta(), p.chunks, s.gateway)
 	p.registry = registry.New(b.Meta(), registry.Options{Poll: time.Hour, Logger: slog.New(slog.DiscardHandler)})
 	_, err = p.registry.Create(t.Context(), targetName, "")
@@ -117,10 +118,16 @@ func volumeOf(lun int) string { return "vol" + string(rune('a'+lun%26)) }
 // addUnit makes a volume, and a unit of it.
 func (p *portal) addUnit(t testing.TB, lun int) {
 	t.Helper()
+	p.addVolume(t, lun)
+	_, err := p.registry.AddUnit(t.Context(), targetName, registry.Unit{Number: lun, Volume: volumeOf(lun)})
+	must(t, err)
+}
+
+// addVolume makes the volume of a unit.
+func (p *portal) addVolume(t testing.TB, lun int) {
+	t.Helper()
 	g := backend.Geometry{BlockSize: blockSize, ChunkSize: 256 * kib, SegmentSize: 2 * mib}
 	_, err := p.gateway.CreateVolume(t.Context(), backend.VolumeSpec{Name: volumeOf(lun), Size: volumeSize, Geometry: g})
-	must(t, err)
-	_, err = p.registry.AddUnit(t.Context(), targetName, registry.Unit{Number: lun, Volume: volumeOf(lun)})
 	must(t, err)
 }
 

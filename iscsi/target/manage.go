@@ -61,7 +61,7 @@ func (s *session) taskRequest(p *pdu) error {
 	case iscsi.ClearTaskSet:
 		l.unit.ClearTaskSet(l.nexus, done)
 	default:
-		l.unit.Reset(done)
+		l.reset(done)
 	}
 	return nil
 }
@@ -97,8 +97,10 @@ func (s *session) abortTask(r *iscsi.TaskRequest) {
 		s.mu.Unlock()
 		s.writer.Drop() // the task posts it
 	default:
+		// Before anybody gives it room, and has it executed.
+		dropped := s.takeWaiting(func(x *task) bool { return x == t })
 		s.mu.Unlock()
-		s.dropWaiting(func(x *task) bool { return x == t })
+		s.forget(dropped)
 		s.writer.Finish(s.taskAnswer(r, iscsi.TaskComplete))
 	}
 }
@@ -124,7 +126,7 @@ func (s *session) resetTarget(r *iscsi.TaskRequest) {
 	}
 	done := countdown(len(held)+1, func() { s.writer.Finish(answer) })
 	for _, l := range held {
-		l.unit.Reset(func() {
+		l.reset(func() {
 			l.letGo()
 			done()
 		})
@@ -132,10 +134,23 @@ func (s *session) resetTarget(r *iscsi.TaskRequest) {
 	done()
 }
 
+// reset resets a unit for its session, whose own commands end without an answer.
+func (l *lun) reset(done func()) {
+	l.unit.AbortTaskSet(l.nexus, func() {})
+	l.unit.Reset(done)
+}
+
 // dropWaiting ends tasks that are not in execution yet. They get no answer.
 func (s *session) dropWaiting(which func(*task) bool) {
 	s.mu.Lock()
-	var dropped []*task
+	dropped := s.takeWaiting(which)
+	s.mu.Unlock()
+	s.forget(dropped)
+}
+
+// takeWaiting takes tasks that are not in execution out of where they wait, for forget.
+// With session.mu held.
+func (s *session) takeWaiting(which func(*task) bool) (dropped []*task) {
 	for tag, t := range s.tasks {
 		if t.phase != phaseExecuting && which(t) {
 			dropped = append(dropped, t)
@@ -143,9 +158,16 @@ func (s *session) dropWaiting(which func(*task) bool) {
 		}
 	}
 	s.starved.queue = slices.DeleteFunc(s.starved.queue, func(t *task) bool { return slices.Contains(dropped, t) })
-	s.mu.Unlock()
-	for _, t := range dropped {
-		s.forget(t)
+	return dropped
+}
+
+// forget forgets tasks that get no answer.
+func (s *session) forget(tasks []*task) {
+	for _, t := range tasks {
+		if !t.immediate {
+			s.sender.maxCmdSN.Add(1)
+		}
+		t.free()
 	}
 }
 

@@ -117,6 +117,7 @@ func (s *session) end(cause error) {
 		s.units.abortAll()
 	}
 	s.writer.Close()
+	s.conn.cancel(errOver) // a change of units that waits for one ends
 	s.units.detachAll()
 	if s.logout != nil { // whoever comes after it meets nothing of this session
 		s.answerLogout()

@@ -71,7 +71,7 @@ func (s *session) roomFor(t *task) bool {
 	}
 	// Whole blocks, or the unit could not take it apart from the rest.
 	t.room = min((first+4095)&^4095, t.need)
-	return t.getRoom(&t.command.Out, int64(t.room)) || t.getSpill(&t.command.Out, int64(t.room), maxSpill)
+	return t.getRoom(&t.command.Out, int64(t.room)) || t.getSpill(&t.command.Out, int64(t.room), maxUnasked)
 }
 
 // takeData brings the data of a PDU to where it belongs.
@@ -183,12 +183,4 @@ func (s *session) settled(t *task) {
 		delete(s.tasks, t.itt)
 		t.phase = phaseNew
 	}
-}
-
-// forget forgets a task that gets no answer.
-func (s *session) forget(t *task) {
-	if !t.immediate {
-		s.sender.maxCmdSN.Add(1)
-	}
-	t.free()
 }
