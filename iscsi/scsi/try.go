@@ -28,7 +28,9 @@ func (u *Unit) Try(c *Command) bool {
 		return false
 	}
 	c.hold = hold{from: c.lba, to: c.lba + c.count}
-	if c.stopped() != nil || !u.ranges.tryAcquire(c) {
+	// In this order: what ejects or sanitizes waits for those that hold blocks, and
+	// those that get theirs later must find it begun.
+	if !u.ranges.tryAcquire(c) || c.stopped() != nil {
 		c.back()
 		return false
 	}
