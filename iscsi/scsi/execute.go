@@ -55,7 +55,7 @@ func (u *Unit) plan(c *Command) *Sense {
 	if op.accessOf != nil {
 		access = op.accessOf(c)
 	}
-	if accessClass(n.denied.Load())&access != 0 {
+	if !n.may(access) {
 		c.Status = ReservationConflict
 		return nil
 	}
@@ -171,6 +171,11 @@ func (u *Unit) run(c *Command) bool {
 
 // stopped says why a command that was let in must not touch the medium now.
 func (c *Command) stopped() *Sense {
+	if c.copying != nil {
+		if s := c.copying.stopped(); s != nil {
+			return s
+		}
+	}
 	switch {
 	case c.mount.gone.Load():
 		return standby()
