@@ -256,6 +256,16 @@ func TestPreemptAndClear(t *testing.T) {
 			r.expectTold(r.b, 0)
 		})
 	}
+	t.Run("everybody, oneself too, and aborted", func(t *testing.T) {
+		r := setup(t, NoReservation)
+		r.pr(r.b, saRegister, 0, keyB, keyA)
+		r.pr(r.b, saPreemptAndAbort, WriteExclusive, keyA, keyA)
+		if code, _ := r.a.attentions.take(); code != CommandsCleared {
+			t.Errorf("told %04x", code)
+		}
+		r.expectTold(r.a, RegistrationsPreempted)
+		r.expectTold(r.b, 0)
+	})
 	t.Run("all registrants", func(t *testing.T) {
 		r := setup(t, ExclusiveAccessAllRegistrants)
 		r.pr(r.b, saPreempt, WriteExclusiveRegistrantsOnly, keyB, 0)
