@@ -143,8 +143,9 @@ func (n *Nexus) drainEnded(slot uint64) {
 	}
 }
 
-// maxAttentions bounds what is kept for an initiator that never asks.
-const maxAttentions = 8
+// maxAttentions bounds what is kept for an initiator that never asks: there are that
+// many kinds, and room to spare.
+const maxAttentions = 16
 
 // attentions are the unit attentions that wait to be reported, oldest first,
 // each code once.
