@@ -60,6 +60,16 @@ func TestUnitAttentions(t *testing.T) {
 			r.good(n, turCDB, nil, 0)
 		}
 	})
+	t.Run("there is room for all that there are", func(t *testing.T) {
+		all := []Code{MediumChanged, ModeParametersChanged, ReservationsPreempted, ReservationsReleased,
+			RegistrationsPreempted, AccessStateChanged, CapacityChanged, CommandsCleared, LUNsChanged}
+		for _, code := range all {
+			r.a.attentions.add(code)
+		}
+		for _, code := range all {
+			r.fails(r.a, turCDB, nil, 0, UnitAttention, code)
+		}
+	})
 	t.Run("they are bounded", func(t *testing.T) {
 		for i := range 100 {
 			r.a.attentions.add(Code(i))

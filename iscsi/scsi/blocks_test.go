@@ -147,7 +147,10 @@ func TestUnmapParameterLists(t *testing.T) {
 		t.Error("a list with a bad descriptor was carried out in part")
 	}
 	r.fails(r.a, []byte{opUnmap, 1, 0, 0, 0, 0, 0, 0, 24, 0}, unmapData(0, 8), 0, IllegalRequest, InvalidFieldInCDB) // ANCHOR
-	r.fails(r.a, unmapCDB(257), make([]byte, 8+257*16), 0, IllegalRequest, InvalidFieldInCDB)
+	many := unmapData(make([]uint64, 2*257)...)
+	r.fails(r.a, unmapCDB(257), many, 0, IllegalRequest, InvalidFieldInParameter)
+	binary.BigEndian.PutUint16(many[2:], 256*16) // what follows the descriptors does not count
+	r.good(r.a, unmapCDB(257), many, 0)
 	r.good(r.a, unmapCDB(1), unmapData(0, testCount), 0)
 	if !bytes.Equal(r.read(0, 16), filled(16, 0)) {
 		t.Error("an UNMAP of everything left something")

@@ -92,6 +92,8 @@ type Command struct {
 	request volume.Request
 	parts   []volume.Request // instead of request, when multi is set
 	multi   bool
+	tried   volume.Request // of a Try; in vain, where inVain is set
+	inVain  bool
 	pending atomic.Int32
 	mount   *mount // what it has entered
 	copying *copying
@@ -126,7 +128,7 @@ func (c *Command) clear() {
 		}
 		c.multi = false
 	}
-	c.hold, c.copying, c.unlocked = hold{}, nil, false
+	c.hold, c.copying, c.unlocked, c.inVain = hold{}, nil, false, false
 }
 
 // Unanswered says that the command ends without an answer, as its own initiator has

@@ -38,6 +38,8 @@ type rigOptions struct {
 	readOnly  bool
 	identity  string
 	wrap      func(Medium) Medium
+	chunks    func(backend.Chunks) backend.Chunks
+	qos       backend.QoS
 	unit      Options
 }
 
@@ -56,9 +58,13 @@ func newRig(t testing.TB, o rigOptions) *rig {
 		t.Fatal(err)
 	}
 	// Chunks so small that ordinary requests fall on several.
-	spec := backend.VolumeSpec{Name: "v", Size: testSize,
+	spec := backend.VolumeSpec{Name: "v", Size: testSize, QoS: o.qos,
 		Geometry: backend.Geometry{BlockSize: o.blockSize, ChunkSize: 256 << 10, SegmentSize: 2 << 20}}
-	g := gateway.New(b.Meta(), b.Chunks(), gateway.Options{ReadOnly: o.readOnly})
+	chunks := b.Chunks()
+	if o.chunks != nil {
+		chunks = o.chunks(chunks)
+	}
+	g := gateway.New(b.Meta(), chunks, gateway.Options{ReadOnly: o.readOnly})
 	if _, err := g.CreateVolume(t.Context(), spec); err != nil {
 		t.Fatal(err)
 	}

@@ -62,11 +62,26 @@ func (n *Nexus) enter(c *Command) bool {
 	return true
 }
 
+// join counts one more command in execution, of the epoch that it returns.
+func (n *Nexus) join() uint64 {
+	for {
+		epoch := n.epoch.Load()
+		n.running[epoch&1].Add(1)
+		if n.epoch.Load() == epoch {
+			return epoch
+		}
+		n.leave(epoch)
+	}
+}
+
 func (n *Nexus) leave(epoch uint64) {
 	if n.running[epoch&1].Add(-1) == 0 && n.drain.slot.Load() == epoch&1+1 {
 		n.drainEnded(epoch & 1)
 	}
 }
+
+// may says whether reservations let the nexus do something.
+func (n *Nexus) may(class accessClass) bool { return accessClass(n.denied.Load())&class == 0 }
 
 // aborted says that task management has ended the command.
 func (c *Command) aborted() bool {
@@ -157,8 +172,9 @@ func (n *Nexus) drainEnded(slot uint64) {
 	}
 }
 
-// maxAttentions bounds what is kept for an initiator that never asks.
-const maxAttentions = 8
+// maxAttentions bounds what is kept for an initiator that never asks: there are that
+// many kinds, and room to spare.
+const maxAttentions = 16
 
 // attentions are the unit attentions that wait to be reported, oldest first,
 // each code once.

@@ -225,6 +225,9 @@ func TestReportSupportedOperationCodes(t *testing.T) {
 	if b := r.good(r.a, cdb(reportAction, opPersistentIn, 9), nil, 100); b[1] != 1 {
 		t.Errorf("an unknown service action: % x", b)
 	}
+	if b := r.good(r.a, cdb(reportEither, opRead16, 1), nil, 100); b[1] != 1 {
+		t.Errorf("a service action of READ: % x", b)
+	}
 	r.fails(r.a, cdb(4, 0, 0), nil, 100, IllegalRequest, InvalidFieldInCDB)
 	b := r.good(r.a, []byte{opMaintenanceIn, saReportTaskFuncs, 0x80, 0, 0, 0, 0, 0, 0, 16, 0, 0}, nil, 16)
 	if len(b) != 16 || b[0] != 0xd8 || b[1] != 1 || b[3] != 12 {

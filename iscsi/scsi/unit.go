@@ -75,7 +75,7 @@ type Unit struct {
 	busy      func() func()
 	protected bool
 	removable bool
-	ejected   atomic.Bool // the medium; changed with mu held, or by who has ejected it
+	ejected   atomic.Bool // the medium; changed with mu held
 	physical  int64
 	absent    bool // NewAbsent
 	blockSize int64
@@ -107,6 +107,9 @@ type Unit struct {
 	// reserved is the nexus that holds a RESERVE(6 or 10).
 	reserved *Nexus
 	persist  Reservations
+	// ejecting: an EJECT waits for commands, and movers for it.
+	ejecting bool
+	movers   []*Command
 }
 
 // New returns a unit. Close it.
