@@ -150,10 +150,10 @@ other gateways are not known here and lose it.
 
 // targetView is a target as JSON shows it.
 type targetView struct {
-	Name       string        `json:"name"`
+	Name       string        `json:"iqn"`
 	Alias      string        `json:"alias"`
 	CreatedAt  string        `json:"created_at"`
-	Units      []unitView    `json:"units"`
+	Units      []unitView    `json:"luns"`
 	Access     []accessView  `json:"access"`
 	Users      []string      `json:"users"`
 	MutualUser string        `json:"mutual_user"`

@@ -21,9 +21,9 @@ const (
 
 // targetJSON is what scripts rely on in `target info -o json`.
 type targetJSON struct {
-	Name       string       `json:"name"`
+	Name       string       `json:"iqn"`
 	Alias      string       `json:"alias"`
-	Units      []unitJSON   `json:"units"`
+	Units      []unitJSON   `json:"luns"`
 	Access     []accessJSON `json:"access"`
 	Users      []string     `json:"users"`
 	MutualUser string       `json:"mutual_user"`
