@@ -158,7 +158,10 @@ func (t *targets) view(target *registry.Target) control.Target {
 		c.Access = append(c.Access, control.Access{Initiator: a.Initiator, AllUnits: a.Units == nil, Units: a.Units})
 	}
 	for _, s := range t.registry.SessionsOf(target.Name) {
-		c.Sessions = append(c.Sessions, control.Session{Initiator: s.Initiator, Address: s.Address, Since: s.Since})
+		c.Sessions = append(c.Sessions, control.Session{
+			Initiator: s.Initiator, Address: s.Address, User: s.User, Since: s.Since,
+			Reads: s.Reads, Writes: s.Writes, ReadBytes: s.ReadBytes, WriteBytes: s.WriteBytes,
+		})
 	}
 	return c
 }

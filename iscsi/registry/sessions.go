@@ -11,10 +11,18 @@ import (
 
 // SessionInfo is an initiator that is logged in.
 type SessionInfo struct {
-	Initiator string
+	Target, Initiator string
+	// User is whom it has proved to be, "" if no proof was asked for.
+	User string
 	// Address it comes from, HOST:PORT.
 	Address string
 	Since   time.Time
+	Traffic
+}
+
+// Traffic is what an initiator has read and written since it logged in.
+type Traffic struct {
+	Reads, Writes, ReadBytes, WriteBytes uint64
 }
 
 // Sessions knows who is logged in to a target at this gateway.

@@ -40,6 +40,7 @@ type session struct {
 	expCmdSN atomic.Uint32
 	// immediates are the immediate commands under way.
 	immediates atomic.Int32
+	traffic    traffic
 	writer     writer
 	sender     sender
 	units      unitTable

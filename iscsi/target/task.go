@@ -90,6 +90,7 @@ func (t *task) sent() {
 		}
 	}
 	t.observe()
+	s.traffic.count(&t.command)
 	t.free()
 }
 
