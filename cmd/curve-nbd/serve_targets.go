@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/gateway"
 	"github.com/opencurve/curve-nbd/gateway/control"
 	"github.com/opencurve/curve-nbd/iscsi"
 	"github.com/opencurve/curve-nbd/iscsi/registry"
@@ -136,6 +137,25 @@ func orDiscovery(target string) string {
 		return registry.Discovery
 	}
 	return target
+}
+
+// volumesOfUnits is a gateway that keeps the volumes that are units: initiators would
+// find their disk gone, of which they would learn at their next login.
+type volumesOfUnits struct {
+	*gateway.Gateway
+	targets *targets
+}
+
+func (g volumesOfUnits) RemoveVolume(ctx context.Context, name string, purge bool) (backend.VolumeInfo, error) {
+	v, err := g.Gateway.Volume(ctx, name)
+	if err != nil {
+		return v, err
+	}
+	g.targets.refresh(ctx)
+	if err := g.targets.registry.Unused(v.ID); err != nil {
+		return v, err
+	}
+	return g.Gateway.RemoveVolume(ctx, name, purge)
 }
 
 func (t *targets) one(target *registry.Target, err error) (control.Target, error) {

@@ -42,6 +42,20 @@ func (r *Registry) SessionsOf(target string) []SessionInfo {
 	return nil
 }
 
+// Unused reports, as backend.ErrBusy, which unit a volume is, if it is one. It does no
+// IO.
+func (r *Registry) Unused(volume backend.VolumeID) error {
+	for _, t := range r.Targets() {
+		for _, u := range t.Units {
+			if u.ID == volume {
+				return fmt.Errorf("%w: volume %q is unit %d of target %s: take it off first (lun rm %s %d)",
+					backend.ErrBusy, u.Volume, u.Number, t.Name, t.Name, u.Number)
+			}
+		}
+	}
+	return nil
+}
+
 // inUse reports, as backend.ErrBusy, the initiators that are logged in and that
 // affected picks.
 func (r *Registry) inUse(target string, affected func(initiator string) bool) error {
