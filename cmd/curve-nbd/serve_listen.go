@@ -163,7 +163,7 @@ func (d *frontEnds) start() error {
 }
 
 func (d *frontEnds) startControl(on net.Listener) {
-	server := control.NewServer(d.gw, d.devices, d.targets)
+	server := control.NewServer(volumesOfUnits{d.gw, d.targets}, d.devices, d.targets)
 	d.ready.also = server.SetServing
 	d.lines = append(d.lines, [2]string{"control", "unix:" + on.Addr().String()})
 	d.run("control", on, server.Serve, server.Shutdown)

@@ -62,6 +62,7 @@ func (c *conn) loginStep(l *iscsi.Login) (step iscsi.LoginStep, err error) {
 	if err := request.Decode(&bhs); err != nil {
 		return step, err
 	}
+	c.asked++
 	step = l.Receive(&request, data)
 	var answer iscsi.BHS
 	step.Response.Encode(&answer)
@@ -80,6 +81,7 @@ type policy struct {
 
 // Target implements iscsi.Policy.
 func (p *policy) Target(name string) (iscsi.TargetInfo, error) {
+	p.conn.target = name
 	t, ok := p.conn.server.directory.Target(name)
 	if !ok {
 		return iscsi.TargetInfo{}, fmt.Errorf("%w: %q", iscsi.ErrTargetNotFound, name)
@@ -89,6 +91,7 @@ func (p *policy) Target(name string) (iscsi.TargetInfo, error) {
 
 // Allow implements iscsi.Policy.
 func (p *policy) Allow(initiator, target string) error {
+	p.conn.initiator, p.conn.target = initiator, target
 	if target == "" { // discovery shows what the initiator may log in to
 		return nil
 	}

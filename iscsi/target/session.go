@@ -41,6 +41,7 @@ type session struct {
 	expCmdSN atomic.Uint32
 	// immediates are the immediate commands under way.
 	immediates atomic.Int32
+	traffic    traffic
 	writer     stream.Writer[reply]
 	sender     sender
 	units      unitTable

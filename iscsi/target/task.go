@@ -91,6 +91,7 @@ func (t *task) sent() {
 		}
 	}
 	t.observe()
+	s.traffic.count(&t.command)
 	t.free()
 }
 

@@ -21,9 +21,9 @@ const (
 
 // targetJSON is what scripts rely on in `target info -o json`.
 type targetJSON struct {
-	Name       string       `json:"name"`
+	Name       string       `json:"iqn"`
 	Alias      string       `json:"alias"`
-	Units      []unitJSON   `json:"units"`
+	Units      []unitJSON   `json:"luns"`
 	Access     []accessJSON `json:"access"`
 	Users      []string     `json:"users"`
 	MutualUser string       `json:"mutual_user"`
@@ -115,11 +115,13 @@ func TestLifeOfATarget(t *testing.T) {
 	if again := mustJSON[[]unitJSON](g, "lun", "list"); !reflect.DeepEqual(again, units) {
 		t.Errorf("after a restart %+v, was %+v", again, units)
 	}
-	g.must("volume", "rm", "images/debian")
-	if out := g.must("lun", "list"); !strings.Contains(out, "volume is gone") {
-		t.Errorf("a unit whose volume is gone is listed as\n%s", out)
+	for _, purge := range []string{"--purge=false", "--purge"} {
+		if o := g.cli("volume", "rm", "images/debian", purge); o.code != exitBusy || !strings.Contains(o.stderr, "lun rm "+vm1+" 10") {
+			t.Errorf("volume rm %s of a unit: exit code %d: %s", purge, o.code, o.stderr)
+		}
 	}
 	g.must("lun", "rm", vm1, "images/debian")
+	g.must("volume", "rm", "images/debian")
 	g.must("lun", "rm", vm1, "0")
 	g.must("acl", "rm", vm1, "any")
 	if o := g.cli("acl", "rm", vm1, host1); o.code != 0 || !strings.Contains(o.stderr, "acl add "+vm1+" any") {
