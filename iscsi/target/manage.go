@@ -1,6 +1,7 @@
 package target
 
 import (
+	"log/slog"
 	"slices"
 	"sync/atomic"
 
@@ -19,7 +20,7 @@ func (s *session) taskRequest(p *pdu) error {
 	if !serve {
 		return err
 	}
-	s.server.log.Info("task management", "initiator", s.initiator, "target", s.target, "function", r.Function, "lun", r.LUN)
+	s.note(slog.LevelInfo, "task management", "initiator", s.initiator, "target", s.target, "function", r.Function, "lun", r.LUN)
 	// What was answered must not come behind the answer to this: the initiator would
 	// take it for that of another task.
 	if err := s.flush(); err != nil {
