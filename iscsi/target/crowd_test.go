@@ -116,6 +116,7 @@ func (m *member) move(slot int) *move {
 	v := &move{slot: slot, off: m.random.IntN(slotBlocks)}
 	n := 1 + m.random.IntN(slotBlocks-v.off)
 	c := &v.command
+	c.tag = uint32(100_000 + slot) // which was used before, and is free as soon as that is over
 	if c.read = m.random.IntN(2) == 0; m.content[slot] == nil {
 		v.off, n, c.read = 0, slotBlocks, true
 	}

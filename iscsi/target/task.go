@@ -59,8 +59,8 @@ type task struct {
 	dataSN                    uint32 // of the next Data-Out
 	tag                       uint32 // of the R2T, or ReservedTag
 	r2ts                      uint32 // sent so far
-	// waiters are what is answered after the task.
-	waiters []*notice
+	// waiters are called when the task is over, with its tag free.
+	waiters []func()
 	// awaited is the server's clock when data was last asked for or came, 0 while none
 	// is awaited.
 	awaited atomic.Int64
@@ -81,8 +81,8 @@ func (t *task) CommandDone(*scsi.Command) { t.session.writer.finish(t) }
 func (t *task) sent() {
 	s := t.session
 	s.settled(t) // it is not yet if sending was not tried
-	for _, n := range t.waiters {
-		s.writer.post(n)
+	for _, over := range t.waiters {
+		over()
 	}
 	t.waiters = nil
 	t.observe()
