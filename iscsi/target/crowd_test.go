@@ -15,7 +15,7 @@ import (
 // was written is there, and what is over stays over.
 func TestCrowd(t *testing.T) {
 	p := serve(t, setup{gateway: smallGateway})
-	const sessions, rounds = 4, 30
+	const sessions, rounds = 4, 15
 	seed := rand.Uint64()
 	t.Log("seed", seed)
 	var all sync.WaitGroup
