@@ -46,8 +46,12 @@ func (c *conn) loginStep(l *iscsi.Login) (step iscsi.LoginStep, err error) {
 	}
 	var bhs iscsi.BHS
 	c.in.Skip(copy(bhs[:], c.in.Bytes()))
-	if bhs.Opcode() != iscsi.OpLoginRequest { // 6.3: nothing else before
-		return step, fmt.Errorf("%v before login", bhs.Opcode())
+	if op := bhs.Opcode(); op != iscsi.OpLoginRequest {
+		step, answered := l.Foreign(op)
+		if !answered {
+			return step, fmt.Errorf("%v before login", op)
+		}
+		return step, c.answerLogin(&step)
 	}
 	if err := bhs.Check(iscsi.LoginLimits); err != nil {
 		return step, err
@@ -64,11 +68,15 @@ func (c *conn) loginStep(l *iscsi.Login) (step iscsi.LoginStep, err error) {
 	}
 	c.asked++
 	step = l.Receive(&request, data)
+	return step, c.answerLogin(&step)
+}
+
+func (c *conn) answerLogin(step *iscsi.LoginStep) error {
 	var answer iscsi.BHS
 	step.Response.Encode(&answer)
 	var padding [3]byte
 	text := step.Text
-	return step, c.out.Write([][]byte{answer[:], text, padding[:iscsi.Padded(len(text))-len(text)]})
+	return c.out.Write([][]byte{answer[:], text, padding[:iscsi.Padded(len(text))-len(text)]})
 }
 
 // policy decides about one login, from the directory.

@@ -1,6 +1,7 @@
 package target
 
 import (
+	"log/slog"
 	"slices"
 	"sync/atomic"
 
@@ -19,7 +20,7 @@ func (s *session) taskRequest(p *pdu) error {
 	if !serve {
 		return err
 	}
-	s.server.log.Info("task management", "initiator", s.initiator, "target", s.target, "function", r.Function, "lun", r.LUN)
+	s.note(slog.LevelInfo, "task management", "initiator", s.initiator, "target", s.target, "function", r.Function, "lun", r.LUN)
 	// What was answered must not come behind the answer to this: the initiator would
 	// take it for that of another task.
 	if err := s.flush(); err != nil {
@@ -50,11 +51,10 @@ func (s *session) taskRequest(p *pdu) error {
 		finish(iscsi.TaskLUNUnknown)
 		return nil
 	}
-	s.dropWaiting(func(t *task) bool { return t.lun == l })
-	done := func() {
+	done := s.endTasks(func(t *task) bool { return t.lun == l }, func() {
 		l.letGo()
 		finish(iscsi.TaskComplete)
-	}
+	})
 	switch r.Function {
 	case iscsi.AbortTaskSet:
 		l.unit.AbortTaskSet(l.nexus, done)
@@ -93,9 +93,9 @@ func (s *session) abortTask(r *iscsi.TaskRequest) {
 		s.writer.Finish(s.taskAnswer(r, result))
 	case t.phase == phaseExecuting:
 		t.lun.unit.Abort(&t.command)
-		t.waiters = append(t.waiters, s.taskAnswer(r, iscsi.TaskComplete))
+		answer := s.taskAnswer(r, iscsi.TaskComplete)
+		t.waiters = append(t.waiters, func() { s.writer.Finish(answer) })
 		s.mu.Unlock()
-		s.writer.Drop() // the task posts it
 	default:
 		// Before anybody gives it room, and has it executed.
 		dropped := s.takeWaiting(func(x *task) bool { return x == t })
@@ -108,7 +108,6 @@ func (s *session) abortTask(r *iscsi.TaskRequest) {
 // resetTarget resets every unit that the session sees; a cold reset then ends all
 // sessions with the target.
 func (s *session) resetTarget(r *iscsi.TaskRequest) {
-	s.dropWaiting(func(*task) bool { return true })
 	cold := r.Function == iscsi.TargetColdReset
 	answer := s.taskAnswer(r, iscsi.TaskComplete)
 	if cold {
@@ -124,7 +123,7 @@ func (s *session) resetTarget(r *iscsi.TaskRequest) {
 			held = append(held, l)
 		}
 	}
-	done := countdown(len(held)+1, func() { s.writer.Finish(answer) })
+	done := countdown(len(held)+1, s.endTasks(func(*task) bool { return true }, func() { s.writer.Finish(answer) }))
 	for _, l := range held {
 		l.reset(func() {
 			l.letGo()
@@ -132,6 +131,27 @@ func (s *session) resetTarget(r *iscsi.TaskRequest) {
 		})
 	}
 	done()
+}
+
+// endTasks ends tasks that are not in execution yet, and returns what is to be called when
+// the units have ended the others: once those have left the table too, which is somewhat
+// later, answer is called. From then on the initiator may use their tags again.
+func (s *session) endTasks(which func(*task) bool, answer func()) (done func()) {
+	s.mu.Lock()
+	dropped := s.takeWaiting(which)
+	var executing []*task
+	for _, t := range s.tasks {
+		if which(t) {
+			executing = append(executing, t)
+		}
+	}
+	done = countdown(len(executing)+1, answer)
+	for _, t := range executing {
+		t.waiters = append(t.waiters, done)
+	}
+	s.mu.Unlock()
+	s.forget(dropped)
+	return done
 }
 
 // reset resets a unit for its session, whose own commands end without an answer.

@@ -65,11 +65,12 @@ func TestTaskManagementWaitsForCommandsInExecution(t *testing.T) {
 			c := i.stalledRead(p, 0)
 			tag := i.manage(iscsi.TaskRequest{Function: f, ReferencedTaskTag: c.tag, RefCmdSN: i.cmdSN - 1})
 			i.quiet()
-			p.chunks.open()
-			// The command itself is never answered.
+			go p.chunks.open() // commands end there
+			// The command itself is never answered, and its tag is free.
 			if got := i.managed(tag); got != iscsi.TaskComplete {
 				t.Fatalf("result %d", got)
 			}
+			i.do(command{cdb: inquiry(36), read: true, expected: 36, tag: c.tag}).wants(t, good, 0)
 			i.ready(0)
 			if got := int(i.maxCmdSN - i.cmdSN + 1); got != 128 {
 				t.Errorf("window of %d commands afterwards", got)

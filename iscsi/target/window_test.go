@@ -2,7 +2,9 @@ package target_test
 
 import (
 	"bytes"
+	"net"
 	"testing"
+	"time"
 
 	"github.com/opencurve/curve-nbd/iscsi"
 )
@@ -202,6 +204,39 @@ func TestImmediateCommandsTakeNoPlace(t *testing.T) {
 		t.Fatal("the test counts wrongly")
 	}
 	i.alive()
+}
+
+// slowReturn is a listener of connections whose writes return long after the bytes are on
+// their way, as those of a goroutine do that has lost its processor meanwhile.
+type slowReturn struct{ net.Listener }
+
+// Accept implements net.Listener.
+func (l slowReturn) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	return slowReturnConn{nc}, err
+}
+
+type slowReturnConn struct{ net.Conn }
+
+// Write implements net.Conn.
+func (c slowReturnConn) Write(b []byte) (int, error) {
+	defer time.Sleep(5 * time.Millisecond)
+	return c.Conn.Write(b)
+}
+
+// A tag is free once its command is answered, for an initiator that is as quick as can be:
+// Linux has no other when its queue is full.
+func TestTagIsUsedAgainAtOnce(t *testing.T) {
+	p := serve(t, setup{listen: func(l net.Listener) net.Listener { return slowReturn{l} }})
+	i := p.login(t)
+	for range 10 {
+		c := i.stalledRead(p, 0)
+		p.chunks.open()
+		i.finish(c).wants(t, good, 0)
+		i.do(command{cdb: testUnitReady(), tag: c.tag}).wants(t, good, 0)
+		w := command{cdb: write10(0, 8), write: true, expected: 4096, data: pattern(4096, 1), tag: c.tag}
+		i.do(w).wants(t, good, 0)
+	}
 }
 
 // 11.2.1.8: a tag is of one task at a time.

@@ -175,12 +175,13 @@ func (s *session) faulty(t *task, p *pdu, code scsi.Code) error {
 }
 
 // settled takes a task that is about to be answered out of the table: no data is
-// wanted for it any more.
+// wanted for it any more, and with the answer the initiator may use its tag again.
 func (s *session) settled(t *task) {
+	if t.phase == phaseNew {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t.phase != phaseNew {
-		delete(s.tasks, t.itt)
-		t.phase = phaseNew
-	}
+	delete(s.tasks, t.itt)
+	t.phase = phaseNew
 }
