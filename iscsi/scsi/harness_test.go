@@ -31,6 +31,7 @@ type rig struct {
 	gateway *gateway.Gateway
 	unit    *Unit
 	a, b    *Nexus
+	tries   bool // before it executes
 }
 
 type rigOptions struct {
@@ -136,7 +137,7 @@ func (r *rig) run(c *Command, supply func()) []byte {
 	supply()
 	done := make(finished, 1)
 	c.Done = done
-	if !r.unit.Execute(c) {
+	if !(r.tries && r.unit.Try(c)) && !r.unit.Execute(c) {
 		select {
 		case <-done:
 		case <-time.After(patience):
