@@ -36,6 +36,7 @@ type rig struct {
 
 type rigOptions struct {
 	blockSize int64
+	spec      backend.VolumeSpec // instead of one of testSize
 	readOnly  bool
 	identity  string
 	wrap      func(Medium) Medium
@@ -61,6 +62,9 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	// Chunks so small that ordinary requests fall on several.
 	spec := backend.VolumeSpec{Name: "v", Size: testSize, QoS: o.qos,
 		Geometry: backend.Geometry{BlockSize: o.blockSize, ChunkSize: 256 << 10, SegmentSize: 2 << 20}}
+	if o.spec.Size > 0 {
+		spec = o.spec
+	}
 	chunks := b.Chunks()
 	if o.chunks != nil {
 		chunks = o.chunks(chunks)
