@@ -86,6 +86,41 @@ func TestReservationsAreEnforced(t *testing.T) {
 	}
 }
 
+// A write whose data is still on its way when its initiator is shut out changes nothing.
+func TestReservationsHoldForWhatIsPlanned(t *testing.T) {
+	for name, shutOut := range map[string]func(*rig){
+		"RESERVE(6)": func(r *rig) { r.good(r.a, []byte{opReserve6, 0, 0, 0, 0, 0}, nil, 0) },
+		"RESERVE": func(r *rig) {
+			r.pr(r.a, saRegister, 0, 0, keyA)
+			r.pr(r.a, saReserve, WriteExclusive, keyA, 0)
+		},
+		"PREEMPT": func(r *rig) {
+			r.pr(r.a, saRegister, 0, 0, keyA)
+			r.pr(r.b, saRegister, 0, 0, keyB)
+			r.pr(r.b, saReserve, WriteExclusiveRegistrantsOnly, keyB, 0)
+			r.pr(r.a, saPreempt, WriteExclusiveRegistrantsOnly, keyA, keyB)
+		},
+	} {
+		for _, tries := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				r := newRig(t, rigOptions{})
+				r.tries = tries
+				c := &Command{CDB: span16(opWrite16, 0, 0, 1), Nexus: r.b, ExpectedOut: testBlock}
+				r.run(c, func() {
+					c.Out = [][]byte{filled(1, 1)}
+					shutOut(r)
+				})
+				if c.Status != ReservationConflict || len(c.Sense()) != 0 {
+					t.Errorf("status %#x, sense % x", c.Status, c.Sense())
+				}
+				if !allZero(r.read(0, 1)) {
+					t.Error("the block was changed")
+				}
+			})
+		}
+	}
+}
+
 // matrixRig is one unit for the whole matrix of a test.
 func matrixRig(t *testing.T) *rig {
 	r := rigs[t.Name()]

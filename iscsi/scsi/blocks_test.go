@@ -211,7 +211,14 @@ func TestOrWrite(t *testing.T) {
 // Every COMPARE AND WRITE adds one to a counter that spans blocks; none may be
 // lost, and no reader may see a half-written one.
 func TestCompareAndWriteIsAtomic(t *testing.T) {
+	// Reads of one chunk are done by Try, those of two are not.
+	t.Run("on one chunk", func(t *testing.T) { compareCounts(t, 509) })
+	t.Run("on two chunks", func(t *testing.T) { compareCounts(t, 510) })
+}
+
+func compareCounts(t *testing.T, lba uint64) {
 	r := newRig(t, rigOptions{})
+	r.tries = true
 	const workers, rounds, blocks = 4, 60, 3
 	block := func(v uint64) []byte {
 		b := make([]byte, blocks*testBlock)
@@ -220,7 +227,6 @@ func TestCompareAndWriteIsAtomic(t *testing.T) {
 		}
 		return b
 	}
-	lba := uint64(510) // on two chunks
 	r.write(lba, block(0))
 	var all sync.WaitGroup
 	for w := range workers {

@@ -70,13 +70,15 @@ type Command struct {
 	sense      [maxSense]byte
 	senseBytes int
 
-	unit  *Unit
-	op    *operation
-	cdb   [16]byte // what the operation's mask lets through
-	lba   uint64
-	count uint64 // blocks
-	flags backend.Flags
-	exact bool // the initiator must mean to send Transfer bytes, no more
+	unit *Unit
+	op   *operation
+	cdb  [16]byte // what the operation's mask lets through
+	// access is what reservations look at, when it is planned and when it is executed.
+	access accessClass
+	lba    uint64
+	count  uint64 // blocks
+	flags  backend.Flags
+	exact  bool // the initiator must mean to send Transfer bytes, no more
 
 	abort     atomic.Bool
 	epoch     uint64 // of the nexus, when planned
@@ -119,7 +121,7 @@ func (c *Command) clear() {
 	c.Direction, c.Transfer, c.Asked = NoData, 0, 0
 	c.Status, c.InLen, c.Aborted, c.senseBytes = Good, 0, false, 0
 	c.unit, c.op, c.lba, c.count, c.flags, c.exact = nil, nil, 0, 0, 0, false
-	c.attention = 0
+	c.access, c.attention = 0, 0
 	c.next, c.inline, c.final = nil, false, false
 	c.scratch, c.cursor, c.tail, c.mount = nil, 0, nil, nil
 	if c.multi {

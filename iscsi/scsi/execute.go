@@ -51,18 +51,18 @@ func (u *Unit) plan(c *Command) *Sense {
 			return sense(UnitAttention, code)
 		}
 	}
-	access := op.access
-	if op.accessOf != nil {
-		access = op.accessOf(c)
-	}
-	if !n.may(access) {
-		c.Status = ReservationConflict
-		return nil
-	}
+	// The path comes first: in standby the reservations that are known may be old.
 	if op.ready {
 		if s := notReady(AccessState(n.state.Load())); s != nil {
 			return s
 		}
+	}
+	if c.access = op.access; op.accessOf != nil {
+		c.access = op.accessOf(c)
+	}
+	if !n.may(c.access) {
+		c.Status = ReservationConflict
+		return nil
 	}
 	if op.ready && !op.empty || op.full {
 		if s := u.noMedium(); s != nil {
@@ -107,6 +107,11 @@ func (u *Unit) mismatch(c *Command) *Sense {
 func (u *Unit) Execute(c *Command) bool {
 	if !c.Nexus.enter(c) {
 		c.cutShort()
+		return true
+	}
+	if !c.Nexus.may(c.access) { // its data took longer than somebody's order to shut it out
+		c.Status = ReservationConflict
+		u.finish(c)
 		return true
 	}
 	if c.op.ready && !u.mounted(c) {

@@ -31,10 +31,12 @@ type rig struct {
 	gateway *gateway.Gateway
 	unit    *Unit
 	a, b    *Nexus
+	tries   bool // before it executes
 }
 
 type rigOptions struct {
 	blockSize int64
+	spec      backend.VolumeSpec // instead of one of testSize
 	readOnly  bool
 	identity  string
 	wrap      func(Medium) Medium
@@ -60,6 +62,9 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	// Chunks so small that ordinary requests fall on several.
 	spec := backend.VolumeSpec{Name: "v", Size: testSize, QoS: o.qos,
 		Geometry: backend.Geometry{BlockSize: o.blockSize, ChunkSize: 256 << 10, SegmentSize: 2 << 20}}
+	if o.spec.Size > 0 {
+		spec = o.spec
+	}
 	chunks := b.Chunks()
 	if o.chunks != nil {
 		chunks = o.chunks(chunks)
@@ -136,7 +141,7 @@ func (r *rig) run(c *Command, supply func()) []byte {
 	supply()
 	done := make(finished, 1)
 	c.Done = done
-	if !r.unit.Execute(c) {
+	if !(r.tries && r.unit.Try(c)) && !r.unit.Execute(c) {
 		select {
 		case <-done:
 		case <-time.After(patience):

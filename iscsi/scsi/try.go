@@ -23,7 +23,7 @@ func (u *Unit) Try(c *Command) bool {
 		c.cutShort()
 		return true
 	}
-	if !u.mounted(c) {
+	if !c.Nexus.may(c.access) || !u.mounted(c) {
 		c.Nexus.leave(c.epoch)
 		return false
 	}

@@ -289,12 +289,18 @@ func (u *unit) announce(context.Context) error {
 
 var errStandbyOrder = errors.New("the gateway with the volume has not confirmed it")
 
-// luns is what a session sees, for REPORT LUNS.
+// luns is what a session sees, for REPORT LUNS: no unit has to tell then that it has
+// changed. What changes while the list is made is told all the same.
 func (u *unit) luns(n *scsi.Nexus) []uint64 {
-	if s, ok := u.nexuses.Load(n); ok {
-		return s.(*session).units.luns()
+	s, ok := u.nexuses.Load(n)
+	if !ok {
+		return nil
 	}
-	return nil
+	units := &s.(*session).units
+	for _, l := range units.all() {
+		l.nexus.LUNsReported()
+	}
+	return units.luns()
 }
 
 // peers are the units that a session sees, for EXTENDED COPY.
