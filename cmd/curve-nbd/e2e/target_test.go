@@ -96,12 +96,15 @@ func TestLifeOfATarget(t *testing.T) {
 	if grown := mustJSON[volumeJSON](g, "lun", "resize", vm1, "0", "128M"); grown.Name != "pg-data" || grown.SizeBytes != 128<<20 {
 		t.Errorf("resized %+v", grown)
 	}
+	if grown := mustJSON[volumeJSON](g, "lun", "resize", vm1, "images/debian", "80M"); grown.Name != "images/debian" || grown.SizeBytes != 80<<20 {
+		t.Errorf("resized by its volume %+v", grown)
+	}
 	units := mustJSON[[]unitJSON](g, "lun", "list", vm1)
 	if len(units) != 2 || units[0].SizeBytes != 128<<20 || units[1].LUN != 10 || !units[1].ReadOnly || !units[1].Removable || units[0].Removable || units[0].Physical != 4096 {
 		t.Errorf("units %+v", units)
 	}
 	for _, c := range []struct{ args, says string }{
-		{"target list", vm1}, {"target info " + vm1, "images/debian, 64MiB, read-only, removable, physical block 4096"}, {"lun list", "read-only, removable"},
+		{"target list", vm1}, {"target info " + vm1, "images/debian, 80MiB, read-only, removable, physical block 4096"}, {"lun list", "read-only, removable"},
 		{"acl list " + vm1, "0,10"}, {"target list -o yaml", `"the database"`},
 	} {
 		if out := g.must(strings.Fields(c.args)...); !strings.Contains(out, c.says) {
