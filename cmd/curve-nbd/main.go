@@ -79,6 +79,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 busy, 5 exists,
 			leaderCommand(),
 			benchCommand(),
 			completionCommand(),
+			manCommand(),
 			versionCommand(),
 		},
 	}

@@ -24,7 +24,7 @@ func TestBashCompletes(t *testing.T) {
 	for _, c := range []struct {
 		name, words, want string
 	}{
-		{"commands", `curve-nbd ""`, "acl bench chap chunkserver cluster completion copyset health leader list-mapped lun map mds serve status target unmap version volume"},
+		{"commands", `curve-nbd ""`, "acl bench chap chunkserver cluster completion copyset health leader list-mapped lun man map mds serve status target unmap version volume"},
 		{"commands that begin so", `curve-nbd vol`, "volume"},
 		{"subcommands", `curve-nbd volume rec`, "recover recycled"},
 		{"flags", `curve-nbd volume create --stripe`, "--stripe-count --stripe-unit"},
