@@ -260,6 +260,7 @@ func TestBadInputOfTargetCommands(t *testing.T) {
 	}{
 		{"name that is none", "target create vm1", exitUsage, []string{"vm1", "iqn."}},
 		{"name without a date", "target create iqn.com.example:vm", exitUsage, []string{"iqn.2001-04.com.example"}},
+		{"name of other letters", "target create iqn.2026-11.io.curve:\xff", exitUsage, []string{`\xff`, "UTF-8"}},
 		{"name missing", "target create", exitUsage, []string{"IQN"}},
 		{"name taken", "target create " + vm1, exitExists, []string{vm1, "already exists"}},
 		{"no such target", "target info iqn.2026-11.io.curve:none", exitNotFound, []string{"none", "not found"}},
