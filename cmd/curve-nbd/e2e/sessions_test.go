@@ -62,6 +62,9 @@ func TestOperatorSeesWhoIsLoggedIn(t *testing.T) {
 		t.Skip("of a peer")
 	}
 	const target = "iqn.2026-11.io.curve:e2e"
+	if o := u.g.cli("target", "create", target+"2"); o.code != 0 || o.stderr != "" {
+		t.Errorf("a target that initiators can reach: exit code %d: %s", o.code, o.stderr)
+	}
 	if got := mustJSON[[]sessionJSON](u.g, "target", "sessions"); len(got) != 0 {
 		t.Errorf("before anybody came: %+v", got)
 	}

@@ -81,6 +81,10 @@ func TestLifeOfATarget(t *testing.T) {
 	if made := mustJSON[targetJSON](g, "target", "create", strings.ToUpper(vm1), "--alias", "the database"); made.Name != vm1 || made.Alias != "the database" || len(made.Access) != 0 {
 		t.Errorf("made %+v", made)
 	}
+	if o := g.cli("target", "create", vm1+"-unreached"); o.code != 0 || !strings.Contains(o.stderr, "--iscsi-listen") {
+		t.Errorf("a target that nobody can reach: exit code %d: %s", o.code, o.stderr)
+	}
+	g.must("target", "rm", vm1+"-unreached")
 	if added := mustJSON[[]unitJSON](g, "lun", "add", vm1, "pg-data"); len(added) != 1 || added[0].LUN != 0 || added[0].SizeBytes != 64<<20 {
 		t.Errorf("added %+v", added)
 	}
