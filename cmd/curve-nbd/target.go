@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
@@ -56,10 +58,23 @@ was; eui. and naa. names are taken too. Capitals become small letters.
 				return err
 			}
 			return showTarget(ctx, func(deadline context.Context, gw *control.Client) (control.Target, error) {
-				return gw.CreateTarget(deadline, args[0], ctx.String("alias"))
+				t, err := gw.CreateTarget(deadline, args[0], ctx.String("alias"))
+				if err == nil {
+					sayNotServed(ctx, deadline, gw)
+				}
+				return t, err
 			})
 		},
 	}
+}
+
+// sayNotServed tells who makes a target at a gateway that no initiator can reach.
+func sayNotServed(ctx *cli.Context, deadline context.Context, gw *control.Client) {
+	s, err := gw.Status(deadline)
+	if err != nil || slices.ContainsFunc(s.Listeners, func(l string) bool { return strings.HasPrefix(l, "iscsi ") }) {
+		return
+	}
+	fmt.Fprintln(ctx.App.ErrWriter, "this gateway does not serve targets: start it with --iscsi-listen HOST:PORT, if no other one does")
 }
 
 func targetListCommand() *cli.Command {

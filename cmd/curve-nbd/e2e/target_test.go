@@ -81,6 +81,10 @@ func TestLifeOfATarget(t *testing.T) {
 	if made := mustJSON[targetJSON](g, "target", "create", strings.ToUpper(vm1), "--alias", "the database"); made.Name != vm1 || made.Alias != "the database" || len(made.Access) != 0 {
 		t.Errorf("made %+v", made)
 	}
+	if o := g.cli("target", "create", vm1+"-unreached"); o.code != 0 || !strings.Contains(o.stderr, "--iscsi-listen") {
+		t.Errorf("a target that nobody can reach: exit code %d: %s", o.code, o.stderr)
+	}
+	g.must("target", "rm", vm1+"-unreached")
 	if added := mustJSON[[]unitJSON](g, "lun", "add", vm1, "pg-data"); len(added) != 1 || added[0].LUN != 0 || added[0].SizeBytes != 64<<20 {
 		t.Errorf("added %+v", added)
 	}
@@ -96,12 +100,15 @@ func TestLifeOfATarget(t *testing.T) {
 	if grown := mustJSON[volumeJSON](g, "lun", "resize", vm1, "0", "128M"); grown.Name != "pg-data" || grown.SizeBytes != 128<<20 {
 		t.Errorf("resized %+v", grown)
 	}
+	if grown := mustJSON[volumeJSON](g, "lun", "resize", vm1, "images/debian", "80M"); grown.Name != "images/debian" || grown.SizeBytes != 80<<20 {
+		t.Errorf("resized by its volume %+v", grown)
+	}
 	units := mustJSON[[]unitJSON](g, "lun", "list", vm1)
 	if len(units) != 2 || units[0].SizeBytes != 128<<20 || units[1].LUN != 10 || !units[1].ReadOnly || !units[1].Removable || units[0].Removable || units[0].Physical != 4096 {
 		t.Errorf("units %+v", units)
 	}
 	for _, c := range []struct{ args, says string }{
-		{"target list", vm1}, {"target info " + vm1, "images/debian, 64MiB, read-only, removable, physical block 4096"}, {"lun list", "read-only, removable"},
+		{"target list", vm1}, {"target info " + vm1, "images/debian, 80MiB, read-only, removable, physical block 4096"}, {"lun list", "read-only, removable"},
 		{"acl list " + vm1, "0,10"}, {"target list -o yaml", `"the database"`},
 	} {
 		if out := g.must(strings.Fields(c.args)...); !strings.Contains(out, c.says) {
@@ -257,6 +264,7 @@ func TestBadInputOfTargetCommands(t *testing.T) {
 	}{
 		{"name that is none", "target create vm1", exitUsage, []string{"vm1", "iqn."}},
 		{"name without a date", "target create iqn.com.example:vm", exitUsage, []string{"iqn.2001-04.com.example"}},
+		{"name of other letters", "target create iqn.2026-11.io.curve:\xff", exitUsage, []string{`\xff`, "UTF-8"}},
 		{"name missing", "target create", exitUsage, []string{"IQN"}},
 		{"name taken", "target create " + vm1, exitExists, []string{vm1, "already exists"}},
 		{"no such target", "target info iqn.2026-11.io.curve:none", exitNotFound, []string{"none", "not found"}},
