@@ -92,6 +92,17 @@ func TestAUnitInStandby(t *testing.T) {
 	<-again
 }
 
+// Which gateway has the volume is not for initiators to choose: two hosts that each
+// chose would take it from each other for ever.
+func TestAccessStatesCannotBeSet(t *testing.T) {
+	r, _ := standbyRig(t, Options{})
+	if b := r.good(r.a, []byte{opInquiry, 0, 0, 0, 96, 0}, nil, 96); b[5]>>4&3 != 1 {
+		t.Errorf("TPGS %d, want implicit changes only", b[5]>>4&3)
+	}
+	const opMaintenanceOut, saSetPortGroups = 0xa4, 0x0a
+	r.fails(r.a, []byte{opMaintenanceOut, saSetPortGroups, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0}, []byte{0, 0, 0, 0, 0, 0, 0, 7}, 0, IllegalRequest, InvalidOpcode)
+}
+
 func TestAMediumThatDoesNotFit(t *testing.T) {
 	r, medium := standbyRig(t, Options{})
 	if err := r.unit.Activate(t.Context(), otherBlocks{medium}); !errors.Is(err, backend.ErrInvalid) {

@@ -44,9 +44,6 @@ type Options struct {
 	// initiator that has fenced another off relies on that. It may wait, until
 	// ctx ends; after an error the order stands, but does not end with GOOD.
 	Announce func(ctx context.Context) error
-	// Promote, where it is set, is what SET TARGET PORT GROUPS asks for: get the
-	// volume and Activate the unit with it. It may wait, until ctx ends.
-	Promote func(ctx context.Context) error
 	// SanitizeRate bounds what SANITIZE overwrites in a second, in bytes; 0 for
 	// 128 MiB.
 	SanitizeRate int64
@@ -69,7 +66,6 @@ type Unit struct {
 	names     names
 	luns      func(*Nexus) []uint64
 	peers     func(*Nexus) []*Unit
-	promote   func(context.Context) error
 	announce  func(context.Context) error
 	lost      func()
 	busy      func() func()
@@ -98,8 +94,6 @@ type Unit struct {
 	reservations ReservationStore
 	// prOrder keeps the orders to reservations one after the other.
 	prOrder sync.Mutex
-	// promoting lets one SET TARGET PORT GROUPS at a time look for the volume.
-	promoting sync.Mutex
 
 	mu      sync.Mutex // guards all below
 	nexuses []*Nexus
@@ -128,7 +122,6 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 		names:        namesOf(o.Identity),
 		luns:         o.LUNs,
 		peers:        o.Peers,
-		promote:      o.Promote,
 		announce:     o.Announce,
 		lost:         o.Lost,
 		busy:         o.Busy,
