@@ -2,7 +2,6 @@ package scsi
 
 import (
 	"encoding/binary"
-	"sync"
 )
 
 // snapshot is the state that is enforced.
@@ -14,7 +13,7 @@ func (u *Unit) snapshot() Reservations {
 
 // upToDate loads the state before it is told: an initiator with paths to several
 // gateways reads at one what it ordered at another. If that fails, what an active
-// unit enforces is the answer all the same (Options.Announce).
+// unit enforces is the answer all the same (Options.Enforced).
 func upToDate(answer step) step {
 	return func(u *Unit, c *Command) verdict {
 		if _, err := u.reload(u.ctx); err != nil && !u.Active() {
@@ -107,47 +106,6 @@ func decodePersistOut(_ *Unit, c *Command, _ uint64) *Sense {
 	}
 	c.Direction, c.Transfer = DataOut, int64(n)
 	return nil
-}
-
-func executePersistOut(u *Unit, c *Command) verdict {
-	o, s := u.orderOf(c)
-	if s != nil {
-		return c.fail(s)
-	}
-	no, aborts, err := u.settle(o, c.Nexus)
-	switch {
-	case err != nil:
-		return c.fail(sense(AbortedCommand, InternalTargetFailure))
-	case no != nil && no.conflict:
-		c.Status = ReservationConflict
-		return done
-	case no != nil:
-		return c.fail(no.sense)
-	}
-	// Not with prOrder held: what is waited for may wait for that.
-	if o.action == saPreemptAndAbort {
-		aborts.Wait()
-	}
-	if u.announce != nil {
-		if err := u.announce(u.ctx); err != nil {
-			return c.fail(sense(AbortedCommand, InternalTargetFailure))
-		}
-	}
-	return done
-}
-
-// settle carries an order out, and takes over what has become of the state.
-func (u *Unit) settle(o *order, by *Nexus) (*refusal, *sync.WaitGroup, error) {
-	u.prOrder.Lock()
-	defer u.prOrder.Unlock()
-	next, no, err := u.carryOut(func(r Reservations) (Reservations, *refusal) { return r.apply(o) })
-	if err != nil {
-		return nil, nil, err
-	}
-	if no != nil {
-		by = nil // it may be news all the same, of another gateway's doing
-	}
-	return no, u.adopt(next, by), nil
 }
 
 // orderOf decodes the parameter list.

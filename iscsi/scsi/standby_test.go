@@ -213,30 +213,6 @@ func TestAUnitMayBeReadOnly(t *testing.T) {
 	}
 }
 
-// An order given at the gateway in standby is enforced at the active one before it
-// is complete.
-func TestAnOrderInStandbyIsEnforcedBeforeItIsComplete(t *testing.T) {
-	store := NewMemoryStore()
-	active := newRig(t, rigOptions{unit: Options{Reservations: store}})
-	var down error
-	r, _ := standbyRig(t, Options{Reservations: store, Announce: func(ctx context.Context) error {
-		if down != nil {
-			return down
-		}
-		return active.unit.Refresh(ctx)
-	}})
-	active.pr(active.a, saRegister, 0, 0, 1)
-	active.pr(active.a, saReserve, WriteExclusive, 1, 0)
-	r.pr(r.b, saRegister, 0, 0, 2)
-	r.pr(r.b, saPreemptAndAbort, WriteExclusive, 2, 1)
-	active.a.attentions.take()
-	active.a.attentions.take()
-	active.conflicts(active.a, span16(opWrite16, 0, 0, 1), filled(1, 1))
-	down = errors.New("the other gateway does not answer")
-	cdb, list := prOut(saRelease, WriteExclusive, 2, 0, 0)
-	r.fails(r.b, cdb, list, 0, AbortedCommand, InternalTargetFailure)
-}
-
 func TestReadKeysWhileTheStoreIsAway(t *testing.T) {
 	store := &away{MemoryStore: NewMemoryStore()}
 	active := newRig(t, rigOptions{unit: Options{Reservations: store}})

@@ -38,12 +38,11 @@ type Options struct {
 	// speak of access states. While the unit has no medium, the group that a
 	// command comes through is in standby, if it would be active here.
 	Groups []PortGroup
-	// Announce, where it is set, is called after an order to the reservations was
-	// stored and before the initiator is told so. It returns once every other
-	// gateway that may write has done Refresh, or cannot write any more: an
-	// initiator that has fenced another off relies on that. It may wait, until
-	// ctx ends; after an error the order stands, but does not end with GOOD.
-	Announce func(ctx context.Context) error
+	// Enforced, where it is set, says whether whoever may write has done Refresh to
+	// this version of the reservations or a newer one. It is asked, more than once,
+	// after an order was stored and before the initiator is told so: one that has
+	// fenced another off relies on that. It may wait for metadata, until ctx ends.
+	Enforced func(ctx context.Context, version uint64) bool
 	// SanitizeRate bounds what SANITIZE overwrites in a second, in bytes; 0 for
 	// 128 MiB.
 	SanitizeRate int64
@@ -66,7 +65,7 @@ type Unit struct {
 	names     names
 	luns      func(*Nexus) []uint64
 	peers     func(*Nexus) []*Unit
-	announce  func(context.Context) error
+	enforced  func(context.Context, uint64) bool
 	lost      func()
 	busy      func() func()
 	protected bool
@@ -94,6 +93,8 @@ type Unit struct {
 	reservations ReservationStore
 	// prOrder keeps the orders to reservations one after the other.
 	prOrder sync.Mutex
+	// aborting counts the nexuses whose commands a preemption is ending.
+	aborting atomic.Int64
 
 	mu      sync.Mutex // guards all below
 	nexuses []*Nexus
@@ -122,7 +123,7 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 		names:        namesOf(o.Identity),
 		luns:         o.LUNs,
 		peers:        o.Peers,
-		announce:     o.Announce,
+		enforced:     o.Enforced,
 		lost:         o.Lost,
 		busy:         o.Busy,
 		protected:    o.ReadOnly,
@@ -131,6 +132,9 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 		blockSize:    o.BlockSize,
 		groups:       o.Groups,
 		reservations: o.Reservations,
+	}
+	if u.enforced == nil {
+		u.enforced = func(context.Context, uint64) bool { return true }
 	}
 	if u.busy == nil {
 		u.busy = func() func() { return func() {} }
@@ -145,7 +149,7 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 	if u.reservations == nil {
 		u.reservations = NewMemoryStore()
 	}
-	state, err := load(ctx, u.reservations)
+	state, _, err := load(ctx, u.reservations)
 	if err != nil {
 		return nil, err
 	}

@@ -35,12 +35,12 @@ func (s *recordStore) Load(ctx context.Context) ([]byte, uint64, error) {
 }
 
 // Swap implements scsi.ReservationStore.
-func (s *recordStore) Swap(ctx context.Context, version uint64, state []byte) error {
-	_, err := s.records.PutRecord(ctx, s.key, state, version)
+func (s *recordStore) Swap(ctx context.Context, version uint64, state []byte) (uint64, error) {
+	version, err := s.records.PutRecord(ctx, s.key, state, version)
 	if errors.Is(err, backend.ErrConflict) {
-		return scsi.ErrReservationsChanged
+		err = scsi.ErrReservationsChanged
 	}
-	return err
+	return version, err
 }
 
 // Durable implements scsi.ReservationStore.

@@ -186,7 +186,7 @@ func (u *unit) start(ctx context.Context, store scsi.ReservationStore) error {
 		Size: v.Size, BlockSize: v.Geometry.BlockSize, ReadOnly: u.key.readOnly,
 		Identity:  fmt.Sprintf("cluster %s volume %d", u.server.opts.Cluster, v.ID),
 		Removable: u.from.Removable, PhysicalBlock: u.from.PhysicalBlock, Busy: u.busy,
-		LUNs: u.luns, Peers: u.peers, Groups: u.server.groups(), Announce: u.announce,
+		LUNs: u.luns, Peers: u.peers, Groups: u.server.groups(), Enforced: u.enforced,
 		Lost: func() { u.lost <- struct{}{} }, Reservations: store,
 	}
 	h, err := u.server.gateway.Open(ctx, u.from.Volume)
@@ -246,7 +246,7 @@ func (u *unit) keep(ctx context.Context) {
 				u.promote(ctx)
 			}
 		case <-refresh.C:
-			_ = u.Refresh(ctx) // what fails is done the next time
+			_, _ = u.Refresh(ctx) // what fails is done the next time
 		}
 	}
 }
@@ -277,17 +277,9 @@ func (u *unit) promote(ctx context.Context) {
 	u.server.log.Info("the logical unit is active", "volume", u.from.Volume)
 }
 
-// announce confirms an order to the reservations. The gateway with the volume is the
-// only one that may write, so its own orders hold at once. Of those that come through
-// another it learns within refreshEvery: too late to promise anything.
-func (u *unit) announce(context.Context) error {
-	if u.Active() {
-		return nil
-	}
-	return errStandbyOrder
-}
-
-var errStandbyOrder = errors.New("the gateway with the volume has not confirmed it")
+// enforced says whether an order to the reservations holds. The gateway with the volume
+// is the only one that may write, so its own orders hold at once.
+func (u *unit) enforced(context.Context, uint64) bool { return u.Active() }
 
 // luns is what a session sees, for REPORT LUNS.
 func (u *unit) luns(n *scsi.Nexus) []uint64 {
