@@ -52,7 +52,10 @@ func executeReadReservation(u *Unit, c *Command) verdict {
 func executeReportCapabilities(u *Unit, c *Command) verdict {
 	r := u.snapshot()
 	const specificPorts, allPorts, durable = 0x08, 0x04, 0x01
-	b := []byte{0, 8, specificPorts | allPorts, 0x80, 0xea, 0x01, 0, 0}
+	b := []byte{0, 8, specificPorts, 0x80, 0xea, 0x01, 0, 0}
+	if !u.elsewhere {
+		b[2] |= allPorts
+	}
 	if u.reservations.Durable() {
 		b[2] |= durable
 	}
@@ -139,6 +142,9 @@ func (u *Unit) registerOf(o *order, b []byte) *Sense {
 		return sense(IllegalRequest, ParameterListLength)
 	}
 	if registers && flags&persistAllPorts != 0 {
+		if u.elsewhere {
+			return badData(20, 2)
+		}
 		for _, g := range u.allGroups() {
 			o.ports = append(o.ports, g.Ports...)
 		}

@@ -358,6 +358,17 @@ func TestReportCapabilities(t *testing.T) {
 	}
 }
 
+// A registration at all ports of the target would lack those that other gateways have.
+func TestRegisterAtAllPortsWhereOthersHaveSome(t *testing.T) {
+	r := newRig(t, rigOptions{unit: Options{Groups: twoGroups(), PortsElsewhere: true}})
+	if b := r.prIn(saReportCapability); b[2]&0x04 != 0 {
+		t.Errorf("capabilities % x", b)
+	}
+	cdb, list := prOut(saRegister, 0, 0, keyA, persistAllPorts)
+	r.fails(r.a, cdb, list, 0, IllegalRequest, InvalidFieldInParameter)
+	r.pr(r.a, saRegister, 0, 0, keyA)
+}
+
 func TestReserve6And10(t *testing.T) {
 	for _, c := range []struct{ reserve, release []byte }{
 		{[]byte{opReserve6, 0, 0, 0, 0, 0}, []byte{opRelease6, 0, 0, 0, 0, 0}},

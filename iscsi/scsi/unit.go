@@ -38,6 +38,9 @@ type Options struct {
 	// speak of access states. While the unit has no medium, the group that a
 	// command comes through is in standby, if it would be active here.
 	Groups []PortGroup
+	// PortsElsewhere says that the target has ports which are not in Groups: there is
+	// no registering at all of them at once.
+	PortsElsewhere bool
 	// Enforced, where it is set, says whether whoever may write has done Refresh to
 	// this version of the reservations or a newer one. It is asked, more than once,
 	// after an order was stored and before the initiator is told so: one that has
@@ -69,6 +72,7 @@ type Unit struct {
 	lost      func()
 	busy      func() func()
 	protected bool
+	elsewhere bool // Options.PortsElsewhere
 	removable bool
 	ejected   atomic.Bool // the medium; changed with mu held, or by who has ejected it
 	physical  int64
@@ -127,6 +131,7 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 		lost:         o.Lost,
 		busy:         o.Busy,
 		protected:    o.ReadOnly,
+		elsewhere:    o.PortsElsewhere,
 		removable:    o.Removable,
 		physical:     o.PhysicalBlock,
 		blockSize:    o.BlockSize,

@@ -208,7 +208,8 @@ func (u *unit) start(ctx context.Context, store scsi.ReservationStore) error {
 		Identity:  fmt.Sprintf("cluster %s volume %d", u.server.opts.Cluster, v.ID),
 		Removable: u.from.Removable, PhysicalBlock: u.from.PhysicalBlock, Busy: u.busy,
 		LUNs: u.luns, Peers: u.peers, Groups: u.server.groups(), Enforced: u.enforced,
-		Lost: func() { tell(u.lost) }, Reservations: store,
+		PortsElsewhere: u.server.opts.Shared,
+		Lost:           func() { tell(u.lost) }, Reservations: store,
 	}
 	h, err := u.openVolume(ctx)
 	switch {
