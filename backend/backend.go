@@ -173,6 +173,11 @@ type Meta interface {
 	// Records lists those whose keys begin with prefix ("" for all), by key. Each
 	// is whole; they need not be of one moment.
 	Records(ctx context.Context, prefix string) ([]Record, error)
+	// RecordChanges lists those of Records that were put since mark was returned, 0
+	// for all, and returns the mark to go on from: the same one until a record, of
+	// whatever key, is put or deleted. What was deleted is not listed. The mark is
+	// always 0 where the metadata are those of a program that knows of none.
+	RecordChanges(ctx context.Context, prefix string, mark uint64) ([]Record, uint64, error)
 	// PutRecord stores data under key and returns its version. Version 0 makes a
 	// record that must not exist, any other replaces the one of that version.
 	// ErrConflict where it is not as the caller takes it to be; ErrInvalid where a

@@ -79,6 +79,14 @@ func (h *Handle) Release() {
 // Info describes the export as it is now; the size may have grown.
 func (h *Handle) Info() Info { return h.export.info() }
 
+// Epoch is that of the open behind the export.
+func (h *Handle) Epoch() backend.Epoch { return h.export.volume.Epoch() }
+
+// FenceEarlier is that of volume.Volume.
+func (h *Handle) FenceEarlier(ctx context.Context) error {
+	return h.export.volume.FenceEarlier(ctx)
+}
+
 // Buffer waits until the limits allow a payload of n bytes, at most MaxBuffer,
 // and lends room for it. With n 0 it is the bare permit for a request without
 // payload.

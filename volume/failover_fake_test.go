@@ -235,6 +235,11 @@ func (m *scriptedMeta) Segment(context.Context, backend.VolumeID, backend.Segmen
 	return s, nil
 }
 
+func (m *scriptedMeta) Segments(ctx context.Context, id backend.VolumeID) ([]backend.Segment, error) {
+	s, err := m.Segment(ctx, id, 0)
+	return []backend.Segment{s}, err
+}
+
 func (m *scriptedMeta) AllocateSegment(ctx context.Context, id backend.VolumeID, _ backend.Epoch, i backend.SegmentIndex) (backend.Segment, error) {
 	return m.Segment(ctx, id, i)
 }

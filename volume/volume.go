@@ -67,6 +67,9 @@ type Volume struct {
 	parkedMu sync.Mutex // guards parked
 	parked   map[miss][]*Request
 
+	earlierMu sync.Mutex // guards earlier
+	earlier   *fencing   // the last one, nil for none
+
 	// gate counts requests in flight; see enter.
 	gate    atomic.Int64
 	drained chan struct{} // closed when the last request left a closed gate

@@ -127,6 +127,7 @@ func closedMetaCalls(ctx context.Context, m backend.Meta) map[string]error {
 	_, errs["Segments"] = m.Segments(ctx, 1)
 	_, errs["Record"] = m.Record(ctx, "k")
 	_, errs["Records"] = m.Records(ctx, "")
+	_, _, errs["RecordChanges"] = m.RecordChanges(ctx, "", 1)
 	_, errs["PutRecord"] = m.PutRecord(ctx, "k", nil, 0)
 	errs["DeleteRecord"] = m.DeleteRecord(ctx, "k", 1)
 	_, errs["ClusterID"] = m.ClusterID(ctx)

@@ -122,6 +122,52 @@ var metaRecordCases = []metaCase{
 			}
 		}
 	}},
+	{"RecordsThatWerePutSinceAMark", func(t *testing.T, m backend.Meta) {
+		var mark uint64
+		// changes are the keys of what has changed, and whether anything has.
+		changes := func(prefix string) (keys string, any bool) {
+			t.Helper()
+			records, next, err := m.RecordChanges(t.Context(), prefix, mark)
+			if err != nil || next == 0 {
+				t.Fatalf("RecordChanges(%q, %d): mark %d, %v", prefix, mark, next, err)
+			}
+			any, mark = next != mark, next
+			for _, r := range records {
+				keys += r.Key + "=" + string(r.Data) + " "
+			}
+			return keys, any
+		}
+		want := func(what, prefix, keys string, any bool) {
+			t.Helper()
+			if got, changed := changes(prefix); got != keys || changed != any {
+				t.Errorf("%s: records %q of %q, a change %v; want %q, %v", what, got, prefix, changed, keys, any)
+			}
+		}
+		want("at first", "fe/", "", true)
+		want("nothing was done", "fe/", "", false)
+		a := mustPut(t, m, "fe/a", "1", 0)
+		b := mustPut(t, m, "fe/b", "1", 0)
+		mustPut(t, m, "other", "1", 0)
+		want("three are new", "fe/", "fe/a=1 fe/b=1 ", true)
+		a = mustPut(t, m, "fe/a", "2", a)
+		a = mustPut(t, m, "fe/a", "3", a)
+		want("one is changed twice", "fe/", "fe/a=3 ", true)
+		mustPut(t, m, "other2", "1", 0)
+		want("one of another prefix is new", "fe/", "", true)
+		if err := m.DeleteRecord(t.Context(), "fe/b", b); err != nil {
+			t.Fatal(err)
+		}
+		want("one is deleted", "fe/", "", true)
+		want("nothing was done", "", "", false)
+		if _, err := m.PutRecord(t.Context(), "fe/a", nil, a+1); !errors.Is(err, backend.ErrConflict) {
+			t.Fatal(err)
+		}
+		want("one was not changed", "", "", false)
+		mark += 1000
+		want("the mark is of other metadata", "fe/", "fe/a=3 ", true)
+		mark = 0
+		want("all", "", "fe/a=3 other=1 other2=1 ", true)
+	}},
 	{"RecordsOutOfBoundsAreRefused", func(t *testing.T, m backend.Meta) {
 		for name, key := range map[string]string{
 			"empty": "", "too long": strings.Repeat("k", backend.MaxRecordKey+1), "with a space": "a b",
@@ -137,8 +183,10 @@ var metaRecordCases = []metaCase{
 			if key == "" {
 				continue
 			}
-			if _, err := m.Records(t.Context(), key); !errors.Is(err, backend.ErrInvalid) {
-				t.Errorf("prefix %s: %v, want ErrInvalid", name, err)
+			_, err := m.Records(t.Context(), key)
+			_, _, changesErr := m.RecordChanges(t.Context(), key, 1)
+			if !errors.Is(err, backend.ErrInvalid) || !errors.Is(changesErr, backend.ErrInvalid) {
+				t.Errorf("prefix %s: %v, %v, want ErrInvalid", name, err, changesErr)
 			}
 		}
 		_, err := m.PutRecord(t.Context(), "k", make([]byte, backend.MaxRecordData+1), 0)
@@ -215,8 +263,16 @@ func metaRecordReopenCase(t *testing.T, open func(*testing.T) backend.Meta, reop
 		t.Fatal(err)
 	}
 
+	_, mark, err := m.RecordChanges(t.Context(), "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+
 	m = reopen(t, m)
 	wantRecord(t, m, "fe/kept", "kept", kept)
+	if records, now, err := m.RecordChanges(t.Context(), "", mark); err != nil || now != mark || len(records) != 0 {
+		t.Errorf("since mark %d there are %d changes up to %d, %v", mark, len(records), now, err)
+	}
 	if keys := recordKeys(t, m, ""); keys != "fe/kept" {
 		t.Errorf("records are %q", keys)
 	}

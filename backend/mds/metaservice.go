@@ -16,8 +16,8 @@ const (
 	volumePage = 8192
 	// segmentPageChunks is about how many chunks one answer lists, below 2 MiB.
 	segmentPageChunks = 64 << 10
-	// recordPage is about how many bytes of records one answer lists.
-	recordPage = 2 << 20
+	// recordPageBytes is about how many bytes of records one answer lists.
+	recordPageBytes = 2 << 20
 )
 
 // metaService answers pb's service Meta. What a request says is checked by the

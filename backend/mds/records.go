@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
 
 	"github.com/opencurve/curve-nbd/backend"
 )
@@ -132,16 +133,29 @@ func (m *MDS) Record(ctx context.Context, key string) (r backend.Record, err err
 
 // Records implements backend.Meta; they are of one moment.
 func (m *MDS) Records(ctx context.Context, prefix string) ([]backend.Record, error) {
-	records, _, err := m.recordsAfter(ctx, prefix, "", backend.MaxRecordBytes)
+	records, _, err := m.RecordChanges(ctx, prefix, 0)
 	return records, err
 }
 
-// recordsAfter lists records behind a key, until they have at least bytes; more
-// says that there are others.
-func (m *MDS) recordsAfter(ctx context.Context, prefix, after string, bytes int) (records []backend.Record, more bool, err error) {
+// RecordChanges implements backend.Meta; they are of one moment.
+func (m *MDS) RecordChanges(ctx context.Context, prefix string, mark uint64) ([]backend.Record, uint64, error) {
+	page, err := m.recordsAfter(ctx, prefix, "", mark, backend.MaxRecordBytes)
+	return page.records, page.mark, err
+}
+
+// recordPage is a part of a listing.
+type recordPage struct {
+	records []backend.Record
+	more    bool   // there are others behind these
+	mark    uint64 // what the next change gets as version, or more
+}
+
+// recordsAfter lists records behind a key whose versions are from since on, until they
+// have at least bytes.
+func (m *MDS) recordsAfter(ctx context.Context, prefix, after string, since uint64, bytes int) (p recordPage, err error) {
 	for _, text := range []string{prefix, after} {
 		if err := backend.CheckRecordPrefix(text); err != nil {
-			return nil, false, err
+			return p, err
 		}
 	}
 	var from []byte
@@ -149,26 +163,45 @@ func (m *MDS) recordsAfter(ctx context.Context, prefix, after string, bytes int)
 		from = append(recordKey(after), 0) // the next key there can be
 	}
 	err = m.store.View(ctx, func(tx Txn) error {
-		records, more = nil, false
+		last, err := getCounter(tx, counterRecord)
+		p = recordPage{mark: last + 1}
+		if err != nil || since == p.mark {
+			return err
+		}
+		if since > p.mark { // it is not of these metadata
+			since = 0
+		}
 		size := 0
 		return tx.Scan(recordKey(prefix), from, func(key, value []byte) (bool, error) {
+			if versionOf(value) < since {
+				return true, nil
+			}
 			if size >= bytes {
-				more = true
+				p.more = true
 				return false, nil
 			}
 			r, err := decodeDocument(key, value)
 			if err != nil {
 				return false, err
 			}
-			records = append(records, r)
+			p.records = append(p.records, r)
 			size += len(r.Key) + len(r.Data)
 			return true, nil
 		})
 	})
 	if err != nil {
-		return nil, false, fmt.Errorf("list records %q: %w", prefix, err)
+		return recordPage{}, fmt.Errorf("list records %q: %w", prefix, err)
 	}
-	return records, more, nil
+	return p, nil
+}
+
+// versionOf is the version of what encodeDocument made; of anything else it is one that
+// has decodeDocument look.
+func versionOf(b []byte) uint64 {
+	if len(b) < recordHeaderSize {
+		return math.MaxUint64
+	}
+	return binary.BigEndian.Uint64(b[1:])
 }
 
 // PutRecord implements backend.Meta.
@@ -238,6 +271,9 @@ func (m *MDS) DeleteRecord(ctx context.Context, key string, version uint64) erro
 			return err
 		}
 		if err := exchangeRecord(tx, old, nil); err != nil {
+			return err
+		}
+		if _, err := takeIDs(tx, counterRecord, 1); err != nil { // it is a change, too
 			return err
 		}
 		return m.remember(ctx, tx, requestRecord{kind: requestDeleteRecord})

@@ -15,12 +15,12 @@ func (s *metaService) GetRecord(ctx context.Context, r *pb.GetRecordRequest) (*p
 }
 
 func (s *metaService) ListRecords(ctx context.Context, r *pb.ListRecordsRequest) (*pb.RecordPage, error) {
-	records, more, err := s.mds.recordsAfter(ctx, string(r.GetPrefix()), string(r.GetAfter()), recordPage)
+	p, err := s.mds.recordsAfter(ctx, string(r.GetPrefix()), string(r.GetAfter()), r.GetMark(), recordPageBytes)
 	if err != nil {
 		return nil, err
 	}
-	page := &pb.RecordPage{Records: make([]*pb.Record, len(records)), More: more}
-	for i, record := range records {
+	page := &pb.RecordPage{Records: make([]*pb.Record, len(p.records)), More: p.more, Mark: p.mark}
+	for i, record := range p.records {
 		page.Records[i] = pb.RecordOf(record)
 	}
 	return page, nil

@@ -1759,9 +1759,11 @@ func (x *GetRecordRequest) GetKey() []byte {
 // ListRecordsRequest asks for the records whose keys begin with prefix and come
 // after `after`, empty for the first page.
 type ListRecordsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Prefix        []byte                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	After         []byte                 `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Prefix []byte                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	After  []byte                 `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	// mark asks for those only that were put since a page with that mark; 0 for all.
+	Mark          uint64 `protobuf:"varint,3,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1810,11 +1812,21 @@ func (x *ListRecordsRequest) GetAfter() []byte {
 	return nil
 }
 
+func (x *ListRecordsRequest) GetMark() uint64 {
+	if x != nil {
+		return x.Mark
+	}
+	return 0
+}
+
 type RecordPage struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Records []*Record              `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
 	// more: ask again after the last of these.
-	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	More bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	// mark stays the same until a record is put or deleted. An MDS that knows of no
+	// marks has 0 here, and lists all.
+	Mark          uint64 `protobuf:"varint,3,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1861,6 +1873,13 @@ func (x *RecordPage) GetMore() bool {
 		return x.More
 	}
 	return false
+}
+
+func (x *RecordPage) GetMark() uint64 {
+	if x != nil {
+		return x.Mark
+	}
+	return 0
 }
 
 // PutRecordRequest replaces the record of that version; 0 makes one that must not
@@ -3217,14 +3236,16 @@ const file_backend_pb_mds_proto_rawDesc = "" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x04R\aversion\"$\n" +
 	"\x10GetRecordRequest\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\fR\x03key\"B\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\"V\n" +
 	"\x12ListRecordsRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\fR\x06prefix\x12\x14\n" +
-	"\x05after\x18\x02 \x01(\fR\x05after\"T\n" +
+	"\x05after\x18\x02 \x01(\fR\x05after\x12\x12\n" +
+	"\x04mark\x18\x03 \x01(\x04R\x04mark\"h\n" +
 	"\n" +
 	"RecordPage\x122\n" +
 	"\arecords\x18\x01 \x03(\v2\x18.curve.nbd.mds.v1.RecordR\arecords\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"q\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\x12\x12\n" +
+	"\x04mark\x18\x03 \x01(\x04R\x04mark\"q\n" +
 	"\x10PutRecordRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12\x10\n" +

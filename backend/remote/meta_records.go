@@ -27,30 +27,39 @@ func (m *Meta) Record(ctx context.Context, key string) (backend.Record, error) {
 
 // Records implements backend.Meta, in pages.
 func (m *Meta) Records(ctx context.Context, prefix string) ([]backend.Record, error) {
-	var records []backend.Record
-	req := &pb.ListRecordsRequest{Prefix: []byte(prefix)}
+	records, _, err := m.RecordChanges(ctx, prefix, 0)
+	return records, err
+}
+
+// RecordChanges implements backend.Meta, in pages. The mark is that of the first: what
+// is put while the others are asked for is listed the next time as well.
+func (m *Meta) RecordChanges(ctx context.Context, prefix string, mark uint64) (records []backend.Record, next uint64, err error) {
+	req := &pb.ListRecordsRequest{Prefix: []byte(prefix), Mark: mark}
 	for size := 0; ; {
 		page, err := ask(ctx, m, pb.MetaClient.ListRecords, req)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		last := string(req.After)
+		if last == "" {
+			next = page.GetMark()
+		}
 		for _, p := range page.GetRecords() {
 			r, err := p.Words()
 			if err == nil && (r.Key <= last || !strings.HasPrefix(r.Key, prefix)) {
 				err = fmt.Errorf("%w: the MDS answered with record %.80q, asked for those of %q after %q", backend.ErrIO, r.Key, prefix, last)
 			}
 			if err != nil {
-				return nil, err
+				return nil, 0, err
 			}
 			records, last = append(records, r), r.Key
 			size += len(r.Key) + len(r.Data)
 		}
 		switch {
 		case !page.GetMore() || len(page.GetRecords()) == 0:
-			return records, nil
+			return records, next, nil
 		case size > 2*backend.MaxRecordBytes || len(records) > 2*backend.MaxRecords: // some may have come meanwhile
-			return nil, fmt.Errorf("%w: the MDS answered with %d records of %d bytes and has more", backend.ErrIO, len(records), size)
+			return nil, 0, fmt.Errorf("%w: the MDS answered with %d records of %d bytes and has more", backend.ErrIO, len(records), size)
 		}
 		req.After = []byte(last)
 	}

@@ -23,7 +23,7 @@ const DefaultPoll = 2 * time.Second
 type Meta interface {
 	Volume(ctx context.Context, name string) (backend.VolumeInfo, error)
 	Record(ctx context.Context, key string) (backend.Record, error)
-	Records(ctx context.Context, prefix string) ([]backend.Record, error)
+	RecordChanges(ctx context.Context, prefix string, mark uint64) ([]backend.Record, uint64, error)
 	PutRecord(ctx context.Context, key string, data []byte, version uint64) (uint64, error)
 	DeleteRecord(ctx context.Context, key string, version uint64) error
 }
@@ -56,7 +56,8 @@ type Registry struct {
 	// turn holds a token while somebody refreshes: the later of two listings is
 	// the one that stays.
 	turn    chan struct{}
-	trouble bool // guarded by turn: the last refresh failed
+	trouble bool   // guarded by turn: the last refresh failed
+	mark    uint64 // guarded by turn: up to which changes the picture is
 
 	mu       sync.Mutex
 	watchers map[int]func(names []string) // guarded by mu
@@ -151,7 +152,7 @@ func (r *Registry) Refresh(ctx context.Context) error {
 		return ctx.Err()
 	}
 	defer func() { <-r.turn }()
-	records, err := r.meta.Records(ctx, keyPrefix)
+	records, mark, err := r.list(ctx)
 	if err != nil {
 		if !r.trouble && !errors.Is(err, context.Canceled) {
 			r.trouble = true
@@ -163,6 +164,10 @@ func (r *Registry) Refresh(ctx context.Context) error {
 		r.trouble = false
 		r.log.Log(ctx, r.weight(slog.LevelInfo), "iSCSI targets can be read from the metadata again")
 	}
+	if mark == r.mark && mark != 0 {
+		return nil
+	}
+	r.mark = mark
 	old := r.picture.Load()
 	now := r.paint(old, records)
 	r.picture.Store(now)
@@ -170,6 +175,17 @@ func (r *Registry) Refresh(ctx context.Context) error {
 		r.tell(changed)
 	}
 	return nil
+}
+
+// list returns all records and their mark, or no records with the mark that the picture
+// has. With turn held.
+func (r *Registry) list(ctx context.Context) ([]backend.Record, uint64, error) {
+	records, mark, err := r.meta.RecordChanges(ctx, keyPrefix, r.mark)
+	if err == nil && mark != r.mark && r.mark != 0 {
+		// All of them, as what was deleted is among no changes.
+		records, mark, err = r.meta.RecordChanges(ctx, keyPrefix, 0)
+	}
+	return records, mark, err
 }
 
 // weight makes less of what is said where there are no targets, as far as is known.

@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -358,45 +356,6 @@ func TestChangesAtOnceAreAllThere(t *testing.T) {
 		}
 		if got := len(known(t, r).Access); got != n {
 			t.Errorf("%d initiators, want %d", got, n)
-		}
-	}
-}
-
-// away is metadata that cannot be reached for a while.
-type away struct {
-	registry.Meta
-	gone atomic.Bool
-}
-
-func (m *away) Records(ctx context.Context, prefix string) ([]backend.Record, error) {
-	if m.gone.Load() {
-		return nil, fmt.Errorf("%w: no MDS answers", backend.ErrUnreachable)
-	}
-	return m.Meta.Records(ctx, prefix)
-}
-
-func TestWhatIsKnownServesWhileTheMetadataAreAway(t *testing.T) {
-	meta := &away{Meta: openMeta(t)}
-	var log strings.Builder
-	r := open(t, meta, registry.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
-	mustCreate(t, r, vm1)
-	meta.gone.Store(true)
-	for range 3 {
-		wantErr(t, r.Refresh(t.Context()), backend.ErrUnreachable)
-	}
-	known(t, r)
-	mustAdd(t, r, "pg", 0) // the change is made, the picture comes later
-	meta.gone.Store(false)
-	if err := r.Refresh(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if got := known(t, r); len(got.Units) != 1 {
-		t.Errorf("after it came back: %+v", got)
-	}
-	r.Close()
-	for _, said := range []string{"cannot be read", "can be read"} {
-		if n := strings.Count(log.String(), said); n != 1 {
-			t.Errorf("%q is said %d times, want once:\n%s", said, n, log.String())
 		}
 	}
 }

@@ -44,7 +44,6 @@ const (
 	opServiceActionIn16  = 0x9e
 	opReportLUNs         = 0xa0
 	opMaintenanceIn      = 0xa3
-	opMaintenanceOut     = 0xa4
 	opRead12             = 0xa8
 	opWrite12            = 0xaa
 	opWriteVerify12      = 0xae
@@ -58,7 +57,6 @@ const (
 	saGetLBAStatus      = 0x12
 	saReportPortGroups  = 0x0a
 	saReportOpcodes     = 0x0c
-	saSetPortGroups     = 0x0a
 	saReportTaskFuncs   = 0x0d
 	saOverwrite         = 0x01
 	saBlockErase        = 0x02
@@ -160,5 +158,4 @@ const (
 	LUNsChanged             Code = 0x3f0e
 	InternalTargetFailure   Code = 0x4400
 	OutOfRegistrations      Code = 0x5504
-	SetGroupsFailed         Code = 0x670a
 )

@@ -10,8 +10,8 @@
 //  2. The transport brings the payload, or finds room for the answer.
 //  3. Execute does the work: at once where nothing has to be waited for, else
 //     the command's Done is told later. No command has a goroutine of its own,
-//     except those that wait for metadata (GET LBA STATUS, PERSISTENT RESERVE,
-//     SET TARGET PORT GROUPS) and SANITIZE, which are rare.
+//     except those that wait for metadata (GET LBA STATUS, PERSISTENT RESERVE)
+//     and SANITIZE, which are rare.
 //
 // What the transport owes: it leaves a command and its slices alone between
 // Execute and completion; every slice but the last is a multiple of the block

@@ -38,9 +38,6 @@ func (u *Unit) plan(c *Command) *Sense {
 	if s != nil {
 		return s
 	}
-	if !u.offers(op) {
-		return badCDB(1, 4)
-	}
 	c.op = op
 	refused := op.load(c)
 	blocks := u.blocks()

@@ -2,9 +2,7 @@ package scsi
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
-	"errors"
 	"testing"
 	"time"
 )
@@ -31,14 +29,11 @@ func FuzzCDB(f *testing.F) {
 	cdb, list := prOut(saRegister, 0, 0, 1, 0)
 	f.Add(cdb, list, uint16(24), uint16(0))
 	store := NewMemoryStore()
-	r := newRig(f, rigOptions{unit: Options{Reservations: store, SanitizeRate: fast, Groups: twoGroups(),
-		Promote: func(context.Context) error { return errors.New("no") }}})
+	r := newRig(f, rigOptions{unit: Options{Reservations: store, SanitizeRate: fast, Groups: twoGroups()}})
 	cdb, list = overwrite(0, 2, 1, 2, 3)
 	f.Add(cdb, list, uint16(0), uint16(0))
 	list = copyOrder{id: 1, units: [][]byte{nameOf(r.unit)}, segments: [][]byte{segmentOf(0, 0, 0, 100, 600)}}.list()
 	f.Add(copyCDB(len(list)), list, uint16(0), uint16(0))
-	cdb, list = setGroups(0, 7)
-	f.Add(cdb, list, uint16(0), uint16(0))
 	f.Fuzz(func(t *testing.T, cdb, out []byte, piece, room uint16) {
 		for r.unit.sanitize.is() == sanitizeRunning { // what an immediate one left
 			time.Sleep(time.Millisecond)

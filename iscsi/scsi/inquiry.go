@@ -59,10 +59,7 @@ func (u *Unit) inquiry() []byte {
 	b[7] = 0x02     // CMDQUE
 	groups := u.allGroups()
 	if len(groups) > 0 {
-		b[5] = 0x10 // TPGS: implicit changes
-		if u.promote != nil {
-			b[5] = 0x30 // and explicit ones
-		}
+		b[5] = 0x10 // TPGS: implicit changes only
 		if portsOf(groups) > 1 {
 			b[6] = 0x10 // MULTIP
 		}

@@ -96,7 +96,7 @@ func (u *Unit) Activate(ctx context.Context, m Medium) error {
 	}
 	u.prOrder.Lock()
 	defer u.prOrder.Unlock()
-	next, err := load(ctx, u.reservations)
+	next, _, err := load(ctx, u.reservations)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,9 @@ type Nexus struct {
 	attentions attentions
 	copies     copies
 	prevents   bool // the medium from being ejected; guarded by unit.mu
+	// unsure is the last order to reservations, until the initiator was told how it
+	// ended; guarded by unit.prOrder.
+	unsure *order
 
 	// epoch counts the times that all commands were aborted; running the
 	// commands being executed, by the low bit of the epoch they belong to.

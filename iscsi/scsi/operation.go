@@ -33,8 +33,6 @@ type operation struct {
 	calm     bool // serves a unit that is being sanitized, as quiet ones do
 	lock     lockMode
 	seconds  uint32 // to allow for it
-	// offered says whether the unit has the operation; nil for all that have it.
-	offered func(*Unit) bool
 
 	// decode sets Direction, Transfer and what execute needs.
 	decode  func(u *Unit, c *Command, blocks uint64) *Sense

@@ -2,7 +2,6 @@ package scsi
 
 import (
 	"encoding/binary"
-	"sync"
 )
 
 // snapshot is the state that is enforced.
@@ -14,7 +13,7 @@ func (u *Unit) snapshot() Reservations {
 
 // upToDate loads the state before it is told: an initiator with paths to several
 // gateways reads at one what it ordered at another. If that fails, what an active
-// unit enforces is the answer all the same (Options.Announce).
+// unit enforces is the answer all the same (Options.Enforced).
 func upToDate(answer step) step {
 	return func(u *Unit, c *Command) verdict {
 		if _, err := u.reload(u.ctx); err != nil && !u.Active() {
@@ -53,7 +52,10 @@ func executeReadReservation(u *Unit, c *Command) verdict {
 func executeReportCapabilities(u *Unit, c *Command) verdict {
 	r := u.snapshot()
 	const specificPorts, allPorts, durable = 0x08, 0x04, 0x01
-	b := []byte{0, 8, specificPorts | allPorts, 0x80, 0xea, 0x01, 0, 0}
+	b := []byte{0, 8, specificPorts, 0x80, 0xea, 0x01, 0, 0}
+	if !u.elsewhere {
+		b[2] |= allPorts
+	}
 	if u.reservations.Durable() {
 		b[2] |= durable
 	}
@@ -109,47 +111,6 @@ func decodePersistOut(_ *Unit, c *Command, _ uint64) *Sense {
 	return nil
 }
 
-func executePersistOut(u *Unit, c *Command) verdict {
-	o, s := u.orderOf(c)
-	if s != nil {
-		return c.fail(s)
-	}
-	no, aborts, err := u.settle(o, c.Nexus)
-	switch {
-	case err != nil:
-		return c.fail(sense(AbortedCommand, InternalTargetFailure))
-	case no != nil && no.conflict:
-		c.Status = ReservationConflict
-		return done
-	case no != nil:
-		return c.fail(no.sense)
-	}
-	// Not with prOrder held: what is waited for may wait for that.
-	if o.action == saPreemptAndAbort {
-		aborts.Wait()
-	}
-	if u.announce != nil {
-		if err := u.announce(u.ctx); err != nil {
-			return c.fail(sense(AbortedCommand, InternalTargetFailure))
-		}
-	}
-	return done
-}
-
-// settle carries an order out, and takes over what has become of the state.
-func (u *Unit) settle(o *order, by *Nexus) (*refusal, *sync.WaitGroup, error) {
-	u.prOrder.Lock()
-	defer u.prOrder.Unlock()
-	next, no, err := u.carryOut(func(r Reservations) (Reservations, *refusal) { return r.apply(o) })
-	if err != nil {
-		return nil, nil, err
-	}
-	if no != nil {
-		by = nil // it may be news all the same, of another gateway's doing
-	}
-	return no, u.adopt(next, by), nil
-}
-
 // orderOf decodes the parameter list.
 func (u *Unit) orderOf(c *Command) (*order, *Sense) {
 	b := c.parameters()
@@ -181,6 +142,9 @@ func (u *Unit) registerOf(o *order, b []byte) *Sense {
 		return sense(IllegalRequest, ParameterListLength)
 	}
 	if registers && flags&persistAllPorts != 0 {
+		if u.elsewhere {
+			return badData(20, 2)
+		}
 		for _, g := range u.allGroups() {
 			o.ports = append(o.ports, g.Ports...)
 		}

@@ -397,6 +397,17 @@ func TestReportCapabilities(t *testing.T) {
 	}
 }
 
+// A registration at all ports of the target would lack those that other gateways have.
+func TestRegisterAtAllPortsWhereOthersHaveSome(t *testing.T) {
+	r := newRig(t, rigOptions{unit: Options{Groups: twoGroups(), PortsElsewhere: true}})
+	if b := r.prIn(saReportCapability); b[2]&0x04 != 0 {
+		t.Errorf("capabilities % x", b)
+	}
+	cdb, list := prOut(saRegister, 0, 0, keyA, persistAllPorts)
+	r.fails(r.a, cdb, list, 0, IllegalRequest, InvalidFieldInParameter)
+	r.pr(r.a, saRegister, 0, 0, keyA)
+}
+
 func TestReserve6And10(t *testing.T) {
 	for _, c := range []struct{ reserve, release []byte }{
 		{[]byte{opReserve6, 0, 0, 0, 0, 0}, []byte{opRelease6, 0, 0, 0, 0, 0}},
@@ -436,24 +447,24 @@ func TestTwoUnitsShareReservations(t *testing.T) {
 	other.attentions.take()
 	one.pr(one.a, saRegister, 0, 0, keyA)
 	two.pr(other, saRegister, 0, 0, keyB) // swaps against the newer version
-	if err := one.unit.Refresh(t.Context()); err != nil {
+	if _, err := one.unit.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	one.pr(one.a, saReserve, ExclusiveAccessRegistrantsOnly, keyA, 0)
-	if err := two.unit.Refresh(t.Context()); err != nil {
+	if _, err := two.unit.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	two.conflicts(two.b, span16(opRead16, 0, 0, 1), nil) // the same initiator by a path that is not registered
 	two.good(other, span16(opRead16, 0, 0, 1), nil, 512)
 	one.pr(one.a, saPreempt, ExclusiveAccess, keyA, keyB)
-	if err := two.unit.Refresh(t.Context()); err != nil {
+	if _, err := two.unit.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	two.expectTold(other, RegistrationsPreempted)
 	two.conflicts(other, span16(opRead16, 0, 0, 1), nil)
 
 	b, version, _ := store.Load(context.Background())
-	if err := store.Swap(context.Background(), version-1, nil); !errors.Is(err, ErrReservationsChanged) {
+	if _, err := store.Swap(context.Background(), version-1, nil); !errors.Is(err, ErrReservationsChanged) {
 		t.Errorf("a swap of an old version: %v", err)
 	}
 	if r, err := DecodeReservations(b); err != nil || len(r.Registrations) != 1 {

@@ -32,7 +32,7 @@ func TestEjectedMedium(t *testing.T) {
 	r.good(r.a, ejectCDB, nil, 0) // once more
 	for i := range table {
 		op := &table[i]
-		needs := op.ready && op.code != opStartStopUnit && op.code != opMaintenanceOut
+		needs := op.ready && op.code != opStartStopUnit
 		if !needs {
 			continue
 		}

@@ -29,7 +29,7 @@ func executeReportOpcodes(u *Unit, c *Command) verdict {
 		return c.fail(badCDB(2, 2))
 	}
 	for _, op := range candidates {
-		if u.offers(op) && (op.action == action || !actions && (action == 0 || c.cdb[2]&7 == reportCode)) {
+		if op.action == action || !actions && (action == 0 || c.cdb[2]&7 == reportCode) {
 			return c.reply(u.oneOperation(op, timeouts))
 		}
 	}
@@ -37,15 +37,10 @@ func executeReportOpcodes(u *Unit, c *Command) verdict {
 	return c.reply([]byte{0, notSupported, 0, 0})
 }
 
-func (u *Unit) offers(op *operation) bool { return op.offered == nil || op.offered(u) }
-
 func (u *Unit) everyOperation(timeouts bool) []byte {
 	b := make([]byte, 4)
 	for _, candidates := range operations {
 		for _, op := range candidates {
-			if !u.offers(op) {
-				continue
-			}
 			var flags byte
 			action := uint16(0)
 			if op.action != noAction {

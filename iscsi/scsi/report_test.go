@@ -2,7 +2,6 @@ package scsi
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"fmt"
 	"testing"
@@ -184,8 +183,7 @@ func TestModeSelect(t *testing.T) {
 }
 
 func TestReportSupportedOperationCodes(t *testing.T) {
-	// Every operation is offered.
-	r := newRig(t, rigOptions{unit: Options{Promote: func(context.Context) error { return nil }}})
+	r := newRig(t, rigOptions{})
 	cdb := func(option, code byte, action uint16) []byte {
 		return []byte{opMaintenanceIn, saReportOpcodes, option, code, byte(action >> 8), byte(action), 0, 0, 0xff, 0xff, 0, 0}
 	}

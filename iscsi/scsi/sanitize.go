@@ -162,12 +162,12 @@ func executeExitFailure(u *Unit, c *Command) verdict {
 func (u *Unit) markSanitize(mark sanitizeState) error {
 	u.prOrder.Lock()
 	defer u.prOrder.Unlock()
-	next, _, err := u.carryOut(func(r Reservations) (Reservations, *refusal) {
+	s, err := u.carryOut(u.ctx, func(r Reservations) (Reservations, *refusal) {
 		r.Sanitize = byte(mark)
 		return r, nil
 	})
 	if err == nil {
-		u.adopt(next, nil)
+		u.adopt(s.state, nil)
 	}
 	return err
 }

@@ -1,9 +1,11 @@
 package scsi
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"sync"
+	"time"
 )
 
 // ErrReservationsChanged: somebody else swapped first; load again.
@@ -14,9 +16,9 @@ var ErrReservationsChanged = errors.New("reservations were changed meanwhile")
 type ReservationStore interface {
 	// Load returns the state and its version; nothing and 0 if there is none.
 	Load(ctx context.Context) (state []byte, version uint64, err error)
-	// Swap replaces the state if it still has that version.
-	// ErrReservationsChanged.
-	Swap(ctx context.Context, version uint64, state []byte) error
+	// Swap replaces the state if it still has that version, and returns the new one,
+	// which is larger. ErrReservationsChanged.
+	Swap(ctx context.Context, version uint64, state []byte) (uint64, error)
 	// Durable says that the state outlives a loss of power.
 	Durable() bool
 }
@@ -39,82 +41,97 @@ func (s *MemoryStore) Load(context.Context) ([]byte, uint64, error) {
 }
 
 // Swap implements ReservationStore.
-func (s *MemoryStore) Swap(_ context.Context, version uint64, state []byte) error {
+func (s *MemoryStore) Swap(_ context.Context, version uint64, state []byte) (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if version != s.version {
-		return ErrReservationsChanged
+		return 0, ErrReservationsChanged
 	}
 	s.state, s.version = state, version+1
-	return nil
+	return s.version, nil
 }
 
 // Durable implements ReservationStore.
 func (s *MemoryStore) Durable() bool { return false }
 
-func load(ctx context.Context, s ReservationStore) (Reservations, error) {
-	b, _, err := s.Load(ctx)
-	if err != nil {
-		return Reservations{}, err
+func load(ctx context.Context, s ReservationStore) (r Reservations, version uint64, err error) {
+	b, version, err := s.Load(ctx)
+	if err == nil {
+		r, err = DecodeReservations(b)
 	}
-	return DecodeReservations(b)
+	return r, version, err
 }
 
 // maxSwaps bounds how often an order is tried against others' orders.
 const maxSwaps = 100
 
+// settled is what has become of an order.
+type settled struct {
+	// was is the state before it, state the one after it, in that version.
+	was, state Reservations
+	version    uint64
+	no         *refusal // nil if it was carried out
+}
+
 // carryOut changes the stored state. With u.prOrder held.
-func (u *Unit) carryOut(apply func(Reservations) (Reservations, *refusal)) (next Reservations, no *refusal, err error) {
+func (u *Unit) carryOut(ctx context.Context, apply func(Reservations) (Reservations, *refusal)) (s settled, err error) {
 	for range maxSwaps {
-		b, version, err := u.reservations.Load(u.ctx)
+		b, version, err := u.reservations.Load(ctx)
 		if err != nil {
-			return next, nil, err
+			return s, err
 		}
 		now, err := DecodeReservations(b)
 		if err != nil {
-			return next, nil, err
+			return s, err
 		}
-		if next, no = apply(now); no != nil {
-			return now, no, nil
+		next, no := apply(now)
+		s = settled{was: now, state: next, version: version, no: no}
+		after := next.Encode()
+		if no != nil || bytes.Equal(after, b) {
+			return s, nil
 		}
-		err = u.reservations.Swap(u.ctx, version, next.Encode())
+		s.version, err = u.reservations.Swap(ctx, version, after)
 		if err == nil || !errors.Is(err, ErrReservationsChanged) {
-			return next, nil, err
+			return s, err
 		}
 	}
-	return next, nil, ErrReservationsChanged
+	return s, ErrReservationsChanged
 }
 
 // Refresh takes over what another gateway has made of the reservations, and tells
-// the initiators that it concerns. Whoever watches the store calls it. When it returns, no command
-// that a PREEMPT AND ABORT has ended is in execution here.
-func (u *Unit) Refresh(ctx context.Context) error {
-	aborts, err := u.reload(ctx)
-	if err == nil {
-		aborts.Wait()
+// the initiators that it concerns. Whoever watches the store calls it. When it returns
+// a version, that is enforced, and no command that a PREEMPT AND ABORT up to it has
+// ended is in execution here.
+func (u *Unit) Refresh(ctx context.Context) (version uint64, err error) {
+	version, err = u.reload(ctx)
+	for err == nil && u.aborting.Load() > 0 {
+		select {
+		case <-time.After(askEvery):
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
 	}
-	return err
+	return version, err
 }
 
-func (u *Unit) reload(ctx context.Context) (*sync.WaitGroup, error) {
+func (u *Unit) reload(ctx context.Context) (version uint64, err error) {
 	u.prOrder.Lock()
 	defer u.prOrder.Unlock()
-	next, err := load(ctx, u.reservations)
-	if err != nil {
-		return nil, err
+	next, version, err := load(ctx, u.reservations)
+	if err == nil {
+		u.adopt(next, nil)
 	}
-	return u.adopt(next, nil), nil
+	return version, err
 }
 
 // adopt makes next the state that is enforced, and tells everybody whom it
-// concerns, except by. What it returns is done when the commands that the change
-// aborts are over.
-func (u *Unit) adopt(next Reservations, by *Nexus) *sync.WaitGroup {
+// concerns, except by. The commands that the change aborts are over when u.aborting
+// is 0. With u.prOrder held.
+func (u *Unit) adopt(next Reservations, by *Nexus) {
 	initiator, port := "", uint16(0)
 	if by != nil {
 		initiator, port = by.initiator, by.port.ID
 	}
-	var aborts sync.WaitGroup
 	type ended struct {
 		nexus *Nexus
 		tell  Code
@@ -139,8 +156,7 @@ func (u *Unit) adopt(next Reservations, by *Nexus) *sync.WaitGroup {
 	u.recallSanitize()
 	u.mu.Unlock()
 	for _, e := range aborted {
-		aborts.Add(1)
-		e.nexus.abortAll(aborts.Done, CommandsCleared, e.tell)
+		u.aborting.Add(1)
+		e.nexus.abortAll(func() { u.aborting.Add(-1) }, CommandsCleared, e.tell)
 	}
-	return &aborts
 }

@@ -178,10 +178,6 @@ var table = []operation{
 	maintenanceIn("REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", saReportTaskFuncs, bitsAt(2, 0x80),
 		operation{access: accessRead, execute: executeReportTaskFunctions}),
 
-	simple("SET TARGET PORT GROUPS", opMaintenanceOut, saSetPortGroups, 12, bitsAt(6, 0xff, 7, 0xff, 8, 0xff, 9, 0xff),
-		operation{access: accessRegistered, seconds: waitIO, offered: func(u *Unit) bool { return u.promote != nil },
-			decode: decodeSetGroups, execute: apart(executeSetGroups)}),
-
 	persistIn("PERSISTENT RESERVE IN: READ KEYS", saReadKeys, executeReadKeys),
 	persistIn("PERSISTENT RESERVE IN: READ RESERVATION", saReadReservation, executeReadReservation),
 	persistIn("PERSISTENT RESERVE IN: REPORT CAPABILITIES", saReportCapability, executeReportCapabilities),

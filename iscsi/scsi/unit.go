@@ -38,15 +38,14 @@ type Options struct {
 	// speak of access states. While the unit has no medium, the group that a
 	// command comes through is in standby, if it would be active here.
 	Groups []PortGroup
-	// Announce, where it is set, is called after an order to the reservations was
-	// stored and before the initiator is told so. It returns once every other
-	// gateway that may write has done Refresh, or cannot write any more: an
-	// initiator that has fenced another off relies on that. It may wait, until
-	// ctx ends; after an error the order stands, but does not end with GOOD.
-	Announce func(ctx context.Context) error
-	// Promote, where it is set, is what SET TARGET PORT GROUPS asks for: get the
-	// volume and Activate the unit with it. It may wait, until ctx ends.
-	Promote func(ctx context.Context) error
+	// PortsElsewhere says that the target has ports which are not in Groups: there is
+	// no registering at all of them at once.
+	PortsElsewhere bool
+	// Enforced, where it is set, says whether whoever may write has done Refresh to
+	// this version of the reservations or a newer one. It is asked, more than once,
+	// after an order was stored and before the initiator is told so: one that has
+	// fenced another off relies on that. It may wait for metadata, until ctx ends.
+	Enforced func(ctx context.Context, version uint64) bool
 	// SanitizeRate bounds what SANITIZE overwrites in a second, in bytes; 0 for
 	// 128 MiB.
 	SanitizeRate int64
@@ -69,11 +68,11 @@ type Unit struct {
 	names     names
 	luns      func(*Nexus) []uint64
 	peers     func(*Nexus) []*Unit
-	promote   func(context.Context) error
-	announce  func(context.Context) error
+	enforced  func(context.Context, uint64) bool
 	lost      func()
 	busy      func() func()
 	protected bool
+	elsewhere bool // Options.PortsElsewhere
 	removable bool
 	ejected   atomic.Bool // the medium; changed with mu held
 	physical  int64
@@ -98,8 +97,8 @@ type Unit struct {
 	reservations ReservationStore
 	// prOrder keeps the orders to reservations one after the other.
 	prOrder sync.Mutex
-	// promoting lets one SET TARGET PORT GROUPS at a time look for the volume.
-	promoting sync.Mutex
+	// aborting counts the nexuses whose commands a preemption is ending.
+	aborting atomic.Int64
 
 	mu      sync.Mutex // guards all below
 	nexuses []*Nexus
@@ -131,16 +130,19 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 		names:        namesOf(o.Identity),
 		luns:         o.LUNs,
 		peers:        o.Peers,
-		promote:      o.Promote,
-		announce:     o.Announce,
+		enforced:     o.Enforced,
 		lost:         o.Lost,
 		busy:         o.Busy,
 		protected:    o.ReadOnly,
+		elsewhere:    o.PortsElsewhere,
 		removable:    o.Removable,
 		physical:     o.PhysicalBlock,
 		blockSize:    o.BlockSize,
 		groups:       o.Groups,
 		reservations: o.Reservations,
+	}
+	if u.enforced == nil {
+		u.enforced = func(context.Context, uint64) bool { return true }
 	}
 	if u.busy == nil {
 		u.busy = func() func() { return func() {} }
@@ -155,7 +157,7 @@ func New(ctx context.Context, o Options) (*Unit, error) {
 	if u.reservations == nil {
 		u.reservations = NewMemoryStore()
 	}
-	state, err := load(ctx, u.reservations)
+	state, _, err := load(ctx, u.reservations)
 	if err != nil {
 		return nil, err
 	}

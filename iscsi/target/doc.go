@@ -24,6 +24,8 @@
 //   - A session that ends, for whatever reason, is over only when none of its
 //     commands is in execution any more. Its successor (session reinstatement) does
 //     not begin before.
+//   - An order to persistent reservations that has succeeded is enforced by whichever
+//     gateway has the volume, through whichever it came (enforce.go).
 //   - What a session may see is what registry.Target.Sees says, also when that
 //     changes while it lasts.
 //

@@ -65,10 +65,24 @@ func serve(t testing.TB, s setup) *portal {
 	}
 	b, err := embedded.OpenMemory(embedded.Options{})
 	must(t, err)
-	p := &portal{meta: b.Meta(), chunks: &gatedChunks{Chunks: b.Chunks()}}
-	p.gateway = gateway.New(b.Meta(), p.chunks, s.gateway)
-	p.registry = registry.New(b.Meta(), registry.Options{Poll: time.Hour, Logger: slog.New(slog.DiscardHandler)})
-	_, err = p.registry.Create(t.Context(), targetName, "")
+	p := newPortal(b.Meta(), b.Chunks(), s)
+	p.makeTarget(t, s)
+	p.listen(t, s, b.Close)
+	return p
+}
+
+// newPortal is a gateway that does not listen yet.
+func newPortal(meta backend.Meta, chunks backend.Chunks, s setup) *portal {
+	p := &portal{meta: meta, chunks: &gatedChunks{Chunks: chunks}}
+	p.gateway = gateway.New(meta, p.chunks, s.gateway)
+	p.registry = registry.New(meta, registry.Options{Poll: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+	return p
+}
+
+// makeTarget makes the target of a setup, with its units.
+func (p *portal) makeTarget(t testing.TB, s setup) {
+	t.Helper()
+	_, err := p.registry.Create(t.Context(), targetName, "")
 	must(t, err)
 	if s.luns == nil {
 		s.luns = []int{0}
@@ -78,7 +92,12 @@ func serve(t testing.TB, s setup) *portal {
 	}
 	_, err = p.registry.Allow(t.Context(), targetName, registry.AnyInitiator, nil)
 	must(t, err)
+}
 
+// listen serves until the test is over, or stop is called, which closes the backend
+// at last.
+func (p *portal) listen(t testing.TB, s setup, closeBackend func() error) {
+	t.Helper()
 	if os.Getenv("CURVE_TEST_LOG") != "" {
 		s.options.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
@@ -106,10 +125,9 @@ func serve(t testing.TB, s setup) *portal {
 		check("serve", <-served)
 		check("close registry", p.registry.Close())
 		check("close gateway", p.gateway.Close(ctx))
-		check("close backend", b.Close())
+		check("close backend", closeBackend())
 	})
 	t.Cleanup(p.stop)
-	return p
 }
 
 // volumeOf names the volume of a unit.

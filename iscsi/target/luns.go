@@ -59,6 +59,16 @@ func (l *lun) makeLender() *medium {
 	return m
 }
 
+// dropLender lets the volume go that the unit has lost: as long as a session has it
+// open, so has the gateway, and gets no other.
+func (l *lun) dropLender() {
+	l.making.Lock()
+	defer l.making.Unlock()
+	if m := l.lender.Swap(nil); m != nil {
+		m.letGo()
+	}
+}
+
 // hold counts a command, unless the unit was let go.
 func (l *lun) hold() bool {
 	for n := l.uses.Load(); n > 0; n = l.uses.Load() {

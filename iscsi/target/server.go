@@ -33,6 +33,7 @@ type Directory interface {
 type Records interface {
 	Record(ctx context.Context, key string) (backend.Record, error)
 	Records(ctx context.Context, prefix string) ([]backend.Record, error)
+	RecordChanges(ctx context.Context, prefix string, mark uint64) ([]backend.Record, uint64, error)
 	PutRecord(ctx context.Context, key string, data []byte, version uint64) (uint64, error)
 	DeleteRecord(ctx context.Context, key string, version uint64) error
 }
@@ -130,6 +131,8 @@ func NewServer(g *gateway.Gateway, d Directory, o Options) *Server {
 	ctx, silence := context.WithCancel(context.Background())
 	s.silence = silence
 	s.announcing.Go(func() { s.announcePortals(ctx) })
+	s.announcing.Go(func() { s.watchReservations(ctx) })
+	s.announcing.Go(func() { s.sweepReservations(ctx) })
 	s.unwatch = d.OnChange(func(names []string) { s.watchdog.Go(func() { s.targetsChanged(names) }) })
 	return s
 }

@@ -40,8 +40,13 @@ type unit struct {
 	key    unitKey
 	from   registry.Unit
 	// medium is the open volume, nil while another gateway has it.
-	medium  atomic.Pointer[medium]
+	medium atomic.Pointer[medium]
+	// What keep and follow are told, at most once before they look.
 	lost    chan struct{} // it is another gateway's now
+	free    chan struct{} // no gateway has the volume
+	news    chan struct{} // the reservations may be others
+	asking  chan struct{} // holds a token while somebody asks whether they are enforced
+	sure    uint64        // the version that is known to be; with the token
 	stop    context.CancelFunc
 	keeping sync.WaitGroup
 	nexuses sync.Map // *scsi.Nexus to *session
@@ -70,7 +75,7 @@ func (us *units) acquire(ctx context.Context, r registry.Unit) (*unit, error) {
 		us.mu.Lock()
 		u := us.open[key]
 		if u == nil {
-			u = &unit{server: us.server, key: key, from: r, uses: 1, lost: make(chan struct{}, 1)}
+			u = us.newUnit(key, r)
 			us.open[key] = u
 			store := us.store(key)
 			us.mu.Unlock()
@@ -96,6 +101,22 @@ func (us *units) acquire(ctx context.Context, r registry.Unit) (*unit, error) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
+	}
+}
+
+func (us *units) newUnit(key unitKey, r registry.Unit) *unit {
+	u := &unit{server: us.server, key: key, from: r, uses: 1}
+	for _, c := range []*chan struct{}{&u.lost, &u.free, &u.news, &u.asking} {
+		*c = make(chan struct{}, 1)
+	}
+	return u
+}
+
+// tell puts a token into one of a unit's channels, unless there is one.
+func tell(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
@@ -186,10 +207,11 @@ func (u *unit) start(ctx context.Context, store scsi.ReservationStore) error {
 		Size: v.Size, BlockSize: v.Geometry.BlockSize, ReadOnly: u.key.readOnly,
 		Identity:  fmt.Sprintf("cluster %s volume %d", u.server.opts.Cluster, v.ID),
 		Removable: u.from.Removable, PhysicalBlock: u.from.PhysicalBlock, Busy: u.busy,
-		LUNs: u.luns, Peers: u.peers, Groups: u.server.groups(), Announce: u.announce,
-		Lost: func() { u.lost <- struct{}{} }, Reservations: store,
+		LUNs: u.luns, Peers: u.peers, Groups: u.server.groups(), Enforced: u.enforced,
+		PortsElsewhere: u.server.opts.Shared,
+		Lost:           func() { tell(u.lost) }, Reservations: store,
 	}
-	h, err := u.server.gateway.Open(ctx, u.from.Volume)
+	h, err := u.openVolume(ctx)
 	switch {
 	case err == nil:
 		o.Medium = h
@@ -206,8 +228,31 @@ func (u *unit) start(ctx context.Context, store scsi.ReservationStore) error {
 		return err
 	}
 	ctx, u.stop = context.WithCancel(context.Background())
-	u.keeping.Go(func() { u.keep(ctx) })
+	if u.server.opts.Shared {
+		u.keeping.Go(func() { u.keep(ctx) })
+	}
+	if u.sharesReservations() {
+		u.keeping.Go(func() { u.follow(ctx) })
+	}
 	return nil
+}
+
+// openVolume opens the volume. ErrBusy too where somebody has it open here from before
+// another gateway took it.
+func (u *unit) openVolume(ctx context.Context) (*gateway.Handle, error) {
+	h, err := u.server.gateway.Open(ctx, u.from.Volume)
+	if err != nil || !u.server.opts.Shared {
+		return h, err
+	}
+	v, err := u.server.gateway.Volume(ctx, u.from.Volume)
+	if err == nil && v.Epoch > h.Epoch() {
+		err = fmt.Errorf("%w: another gateway took it from here, and it is not closed yet", backend.ErrBusy)
+	}
+	if err != nil {
+		h.Release()
+		return nil, err
+	}
+	return h, nil
 }
 
 // end is start undone, after the last session.
@@ -220,33 +265,25 @@ func (u *unit) end() {
 	}
 }
 
-// What a unit looks for while it is open.
-const (
-	standbyRetry = time.Second     // whether the volume is to be had
-	refreshEvery = 2 * time.Second // what others have made of the reservations
-)
+// standbyRetry is how often a unit in standby looks whether the volume is to be had.
+const standbyRetry = time.Second
 
-// keep gets the volume for a unit in standby, gives it up when it is lost, and keeps up
-// with reservations that come through other gateways.
+// keep gets the volume for a unit in standby, and gives it up when it is lost.
 func (u *unit) keep(ctx context.Context) {
-	if !u.server.opts.Shared {
-		return
-	}
-	retry, refresh := time.NewTicker(standbyRetry), time.NewTicker(refreshEvery)
+	retry := time.NewTicker(standbyRetry)
 	defer retry.Stop()
-	defer refresh.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-u.lost:
 			u.giveUp()
+			continue
 		case <-retry.C:
-			if !u.Active() {
-				u.promote(ctx)
-			}
-		case <-refresh.C:
-			_ = u.Refresh(ctx) // what fails is done the next time
+		case <-u.free:
+		}
+		if !u.Active() {
+			u.promote(ctx)
 		}
 	}
 }
@@ -259,11 +296,23 @@ func (u *unit) giveUp() {
 	}
 	u.server.log.Warn("another gateway has taken the volume: the logical unit is in standby", "volume", u.from.Volume)
 	u.Deactivate(m.letGo)
+	u.nexuses.Range(func(_, s any) bool {
+		for _, l := range s.(*session).units.all() {
+			if l.unit == u {
+				l.dropLender()
+			}
+		}
+		return true
+	})
 }
 
 // promote makes a unit in standby active, if the volume is to be had.
 func (u *unit) promote(ctx context.Context) {
-	h, err := u.server.gateway.Open(ctx, u.from.Volume)
+	select {
+	case <-u.lost: // what was before
+	default:
+	}
+	h, err := u.openVolume(ctx)
 	if err != nil {
 		return
 	}
@@ -275,19 +324,8 @@ func (u *unit) promote(ctx context.Context) {
 		return
 	}
 	u.server.log.Info("the logical unit is active", "volume", u.from.Volume)
+	tell(u.news)
 }
-
-// announce confirms an order to the reservations. The gateway with the volume is the
-// only one that may write, so its own orders hold at once. Of those that come through
-// another it learns within refreshEvery: too late to promise anything.
-func (u *unit) announce(context.Context) error {
-	if u.Active() {
-		return nil
-	}
-	return errStandbyOrder
-}
-
-var errStandbyOrder = errors.New("the gateway with the volume has not confirmed it")
 
 // luns is what a session sees, for REPORT LUNS: no unit has to tell then that it has
 // changed. What changes while the list is made is told all the same.
