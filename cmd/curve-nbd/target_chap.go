@@ -54,7 +54,7 @@ func chapSetCommand() *cli.Command {
 which others can see. One newline at its end is dropped. Who is logged in stays so; the
 new secret counts from the next login on.
 
-   (umask 077; head -c 12 /dev/urandom | base64 > u.secret)   # 16 letters
+   (umask 077; head -c 12 /dev/urandom | base64 | tr -d '\n' > u.secret)   # 16 letters
    curve-nbd chap set iqn.2026-11.io.curve:vm1 --user u --secret-file u.secret
    pass show curve/vm1 | curve-nbd chap set iqn.2026-11.io.curve:vm1 --user u --secret-file -`,
 		Flags: chapFlags(

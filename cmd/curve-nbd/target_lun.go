@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway/control"
+	"github.com/opencurve/curve-nbd/iscsi"
 )
 
 func lunCommand() *cli.Command {
@@ -84,8 +85,8 @@ alike in both.`,
 				}
 			}
 			if ctx.IsSet(lunFlag) {
-				if req.Number = ctx.Int(lunFlag); req.Number < 0 {
-					return usagef("--lun %d: give a number from 0 on", req.Number)
+				if req.Number = ctx.Int(lunFlag); req.Number < 0 || req.Number > iscsi.MaxLUN {
+					return usagef("--lun %d: give a number from 0 to %d", req.Number, iscsi.MaxLUN)
 				}
 			}
 			return withGateway(ctx, func(deadline context.Context, gw *control.Client) error {

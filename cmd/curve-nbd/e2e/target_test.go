@@ -274,7 +274,7 @@ func TestBadInputOfTargetCommands(t *testing.T) {
 		{"volume twice", "lun add " + vm1 + " pg", exitExists, []string{"pg", "unit 0"}},
 		{"number taken", "lun add " + vm1 + " logs --lun 0", exitExists, []string{"pg"}},
 		{"number too high", "lun add " + vm1 + " logs --lun 20000", exitUsage, []string{"16383"}},
-		{"number beyond all", "lun add " + vm1 + " logs --lun 5000000000", exitUsage, []string{"5000000000"}},
+		{"number beyond all", "lun add " + vm1 + " logs --lun 5000000000", exitUsage, []string{"5000000000", "16383"}},
 		{"number below zero", "lun add " + vm1 + " logs --lun -1", exitUsage, []string{"--lun"}},
 		{"physical block below the volume's", "lun add " + vm1 + " logs --physical-block 512", exitUsage, []string{"logs", "blocks of 4096"}},
 		{"physical block of no disk", "lun add " + vm1 + " logs --physical-block 16K", exitUsage, []string{"512 or 4096"}},
