@@ -93,8 +93,8 @@ func (c *Command) aborted() bool {
 
 // cutShort gives a command that was ended the outcome that its initiator is to learn:
 // none if it has ended the command itself. The others would wait until they run out of
-// patience, and then begin with resets of their own: TAS is set in the control mode page
-// (SAM-5, 5.3.1). Whose path is gone is told what its next command would be.
+// patience, and then begin with resets of their own, so TAS is set in the control mode
+// page. Whose path is gone is told what its next command would be.
 func (c *Command) cutShort() {
 	n := c.Nexus
 	c.Aborted, c.Status, c.InLen, c.senseBytes = true, Good, 0, 0
