@@ -230,42 +230,6 @@ func TestPreemptAndClear(t *testing.T) {
 		r.expectReservation(NoReservation, 0)
 		r.expectTold(r.a, RegistrationsPreempted)
 	})
-	// Who names his own key loses it too, unless it is him who holds the reservation then.
-	for _, c := range []struct {
-		name string
-		kind ReservationType
-		by   uint64
-		keys string
-	}{
-		{"oneself, without a reservation", NoReservation, keyB, "[aaaa]"},
-		{"oneself, who is not the holder", WriteExclusive, keyB, "[aaaa]"},
-		{"oneself, the holder", WriteExclusive, keyA, "[aaaa bbbb]"},
-		{"oneself, one of all registrants", WriteExclusiveAllRegistrants, keyB, "[aaaa bbbb]"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			r := setup(t, c.kind)
-			n := r.b
-			if c.by == keyA {
-				n = r.a
-			}
-			r.pr(n, saPreempt, WriteExclusive, c.by, c.by)
-			if _, keys := r.keys(); fmt.Sprintf("%x", keys) != c.keys {
-				t.Errorf("keys %x, want %s", keys, c.keys)
-			}
-			r.expectTold(r.a, 0)
-			r.expectTold(r.b, 0)
-		})
-	}
-	t.Run("everybody, oneself too, and aborted", func(t *testing.T) {
-		r := setup(t, NoReservation)
-		r.pr(r.b, saRegister, 0, keyB, keyA)
-		r.pr(r.b, saPreemptAndAbort, WriteExclusive, keyA, keyA)
-		if code, _ := r.a.attentions.take(); code != CommandsCleared {
-			t.Errorf("told %04x", code)
-		}
-		r.expectTold(r.a, RegistrationsPreempted)
-		r.expectTold(r.b, 0)
-	})
 	t.Run("all registrants", func(t *testing.T) {
 		r := setup(t, ExclusiveAccessAllRegistrants)
 		r.pr(r.b, saPreempt, WriteExclusiveRegistrantsOnly, keyB, 0)
