@@ -90,23 +90,27 @@ func (c *conn) log() *slog.Logger {
 // sayEnd logs why the connection is over.
 func (c *conn) sayEnd(loggedIn bool, err error) {
 	var refused *iscsi.LoginError
+	log, warn := c.log(), slog.LevelWarn
+	if !loggedIn && !c.server.unwelcome.Allow() {
+		warn = slog.LevelDebug
+	}
 	switch reason := c.cut.Load(); {
 	case reason != nil:
-		c.log().Warn("initiator cut off", "reason", *reason)
+		log.Log(c.ctx, warn, "initiator cut off", "reason", *reason)
 	case errors.Is(err, errOver):
-		c.log().Info("initiator logged out")
+		log.Info("initiator logged out")
 	case !loggedIn && errors.As(err, &refused):
-		c.log().Warn("login refused", "status", refused.Status, "reason", refused.Err)
+		log.Log(c.ctx, warn, "login refused", "status", refused.Status, "reason", refused.Err)
 	case !loggedIn && errors.Is(err, os.ErrDeadlineExceeded) && !c.draining.Load():
-		c.log().Warn("initiator cut off", "reason", "login took too long", "limit", c.server.opts.LoginTimeout)
+		log.Log(c.ctx, warn, "initiator cut off", "reason", "login took too long", "limit", c.server.opts.LoginTimeout)
 	case !loggedIn && c.asked == 0 && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
-		c.log().Debug("connection ended before a login") // somebody looks whether the port is open
+		log.Debug("connection ended before a login") // somebody looks whether the port is open
 	case !loggedIn && !c.draining.Load():
-		c.log().Warn("initiator broke its login off", "error", err)
+		log.Log(c.ctx, warn, "initiator broke its login off", "error", err)
 	case errors.Is(err, io.EOF), c.draining.Load():
-		c.log().Info("initiator left")
+		log.Info("initiator left")
 	default:
-		c.log().Warn("connection ended", "error", err)
+		log.Log(c.ctx, warn, "connection ended", "error", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/opencurve/curve-nbd/iscsi"
 	"github.com/opencurve/curve-nbd/iscsi/registry"
@@ -91,10 +92,25 @@ type policy struct {
 func (p *policy) Target(name string) (iscsi.TargetInfo, error) {
 	p.conn.target = name
 	t, ok := p.conn.server.directory.Target(name)
+	if !ok && p.lookAgain() {
+		t, ok = p.conn.server.directory.Target(name)
+	}
 	if !ok {
 		return iscsi.TargetInfo{}, fmt.Errorf("%w: %q", iscsi.ErrTargetNotFound, name)
 	}
 	return iscsi.TargetInfo{PortalGroup: p.conn.server.opts.PortalGroup, Alias: t.Alias}, nil
+}
+
+// lookPatience bounds what a login waits for the metadata.
+const lookPatience = 2 * time.Second
+
+// lookAgain has the directory look for news before a login is refused: what it lacks may
+// just have been added at another gateway, and initiators take such a refusal for final.
+// However many logins ask, one looks at a time.
+func (p *policy) lookAgain() bool {
+	ctx, cancel := context.WithTimeout(p.ctx, lookPatience)
+	defer cancel()
+	return p.conn.server.directory.Refresh(ctx) == nil
 }
 
 // Allow implements iscsi.Policy.
@@ -107,7 +123,14 @@ func (p *policy) Allow(initiator, target string) error {
 	if !ok {
 		return iscsi.ErrTargetNotFound
 	}
-	if _, allowed := t.Sees(initiator); !allowed {
+	_, allowed := t.Sees(initiator)
+	if !allowed && p.lookAgain() {
+		if t, ok = p.conn.server.directory.Target(target); !ok {
+			return iscsi.ErrTargetNotFound
+		}
+		_, allowed = t.Sees(initiator)
+	}
+	if !allowed {
 		return fmt.Errorf("%w: let it in with `acl add %s %s`", iscsi.ErrNotAllowed, target, initiator)
 	}
 	return nil

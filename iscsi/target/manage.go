@@ -187,6 +187,7 @@ func (s *session) forget(tasks []*task) {
 		if !t.immediate {
 			s.sender.maxCmdSN.Add(1)
 		}
+		t.lun.unit.Unreported(&t.command)
 		t.free()
 	}
 }
