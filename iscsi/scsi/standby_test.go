@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"testing"
 	"time"
@@ -25,6 +26,34 @@ func standbyRig(t *testing.T, o Options) (*rig, Medium) {
 	o.Size, o.BlockSize, o.Groups = testSize, testBlock, twoGroups()
 	r := newRig(t, rigOptions{unit: o, wrap: func(m Medium) Medium { h = m; return nil }})
 	return r, h
+}
+
+// The volume grows at the gateway that has it.
+func TestAUnitInStandbyKnowsWhatSizeTheVolumeHas(t *testing.T) {
+	r, medium := standbyRig(t, Options{})
+	capacity := func() uint32 {
+		t.Helper()
+		b := r.good(r.a, []byte{opReadCapacity10, 0, 0, 0, 0, 0, 0, 0, 0, 0}, nil, 8)
+		return binary.BigEndian.Uint32(b) + 1
+	}
+	r.unit.Resized(2 * testSize)
+	r.fails(r.a, turCDB, nil, 0, UnitAttention, CapacityChanged)
+	if got := capacity(); got != 2*testSize/testBlock {
+		t.Errorf("%d blocks after the volume has grown to %d", got, 2*testSize/testBlock)
+	}
+	r.unit.Resized(2 * testSize) // no news
+	r.fails(r.a, turCDB, nil, 0, NotReady, NotReadyStandby)
+	if err := r.unit.Activate(t.Context(), medium); err != nil {
+		t.Fatal(err)
+	}
+	r.unit.blocks()
+	for range 4 {
+		r.a.attentions.take()
+	}
+	r.unit.Resized(4 * testSize) // the medium knows better
+	if got := capacity(); got != testSize/testBlock {
+		t.Errorf("%d blocks of a medium of %d", got, testSize/testBlock)
+	}
 }
 
 func TestAUnitInStandby(t *testing.T) {

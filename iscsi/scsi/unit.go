@@ -256,10 +256,22 @@ func (u *Unit) blocks() uint64 {
 		return uint64(u.size.Load() / u.blockSize)
 	}
 	size := m.Info().Size
+	u.sizeIs(size)
+	return uint64(size / u.blockSize)
+}
+
+// Resized tells a unit in standby what size the volume has now: paths through it must not
+// say another than those to the gateway that has it. A unit with a medium sees it there.
+func (u *Unit) Resized(size int64) {
+	if u.mount.Load() == nil && size >= u.blockSize {
+		u.sizeIs(size)
+	}
+}
+
+func (u *Unit) sizeIs(size int64) {
 	if old := u.size.Load(); size != old && u.size.CompareAndSwap(old, size) {
 		u.notify(nil, CapacityChanged)
 	}
-	return uint64(size / u.blockSize)
 }
 
 // refreshAccess computes what every nexus is denied. With u.mu held.

@@ -225,6 +225,21 @@ func TestOrdersThroughTheGatewayInStandby(t *testing.T) {
 }
 
 // Many initiators give orders at both gateways at once, and each gets through.
+// Multipath takes no path of another size into a device.
+func TestBothGatewaysSayWhatSizeTheVolumeHas(t *testing.T) {
+	p := newPair(t)
+	active, standby := p.path(0, initiatorName), p.path(1, otherName)
+	_, err := p.sides[0].gateway.ResizeVolume(t.Context(), volumeOf(0), 2*volumeSize)
+	must(t, err)
+	for _, i := range []*initiator{active, standby} {
+		eventually(t, "the new size is known", func() bool {
+			i.settled()
+			r := i.do(command{cdb: []byte{0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0}, read: true, expected: 8})
+			return r.status == good && binary.BigEndian.Uint32(r.data) == 2*volumeSize/blockSize-1
+		})
+	}
+}
+
 func TestOrdersAtBothGatewaysAtOnce(t *testing.T) {
 	p := newPair(t)
 	var paths []*initiator

@@ -282,9 +282,16 @@ func (u *unit) keep(ctx context.Context) {
 		case <-retry.C:
 		case <-u.free:
 		}
-		if !u.Active() {
-			u.promote(ctx)
+		if !u.Active() && !u.promote(ctx) {
+			u.lookAtSize(ctx)
 		}
+	}
+}
+
+// lookAtSize keeps a unit in standby up with a volume that grows.
+func (u *unit) lookAtSize(ctx context.Context) {
+	if v, err := u.server.gateway.Volume(ctx, u.from.Volume); err == nil && v.ID == u.key.volume {
+		u.Resized(v.Size)
 	}
 }
 
@@ -307,24 +314,25 @@ func (u *unit) giveUp() {
 }
 
 // promote makes a unit in standby active, if the volume is to be had.
-func (u *unit) promote(ctx context.Context) {
+func (u *unit) promote(ctx context.Context) bool {
 	select {
 	case <-u.lost: // what was before
 	default:
 	}
 	h, err := u.openVolume(ctx)
 	if err != nil {
-		return
+		return false
 	}
 	m := newMedium(h)
 	u.medium.Store(m)
 	if err := u.Activate(ctx, h); err != nil {
 		u.medium.Store(nil)
 		m.letGo()
-		return
+		return false
 	}
 	u.server.log.Info("the logical unit is active", "volume", u.from.Volume)
 	tell(u.news)
+	return true
 }
 
 // luns is what a session sees, for REPORT LUNS: no unit has to tell then that it has
