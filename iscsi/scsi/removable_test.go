@@ -134,12 +134,7 @@ func TestEjectFlushes(t *testing.T) {
 	eject, ejected := r.start(r.a, ejectCDB, nil)
 	planned.Out = [][]byte{filled(1, 1)}
 	planned.Done = make(finished, 1)
-	if !r.unit.Execute(planned) {
-		<-planned.Done.(finished)
-	}
-	if _, code := planned.parseSense(); code != MediumNotPresent {
-		t.Errorf("a write after the eject: status %#x, sense % x", planned.Status, planned.Sense())
-	}
+	over := r.unit.Execute(planned) // else it waits for the eject, which waits for the first
 	first := <-held
 	if first.Op != backend.OpWrite {
 		t.Fatalf("%v before the write was done", first.Op)
@@ -155,6 +150,12 @@ func TestEjectFlushes(t *testing.T) {
 	flush.Done.RequestDone(flush)
 	if (<-ejected); eject.Status != Good {
 		t.Errorf("the eject: status %#x", eject.Status)
+	}
+	if !over {
+		<-planned.Done.(finished)
+	}
+	if _, code := planned.parseSense(); code != MediumNotPresent {
+		t.Errorf("a write after the eject: status %#x, sense % x", planned.Status, planned.Sense())
 	}
 	f.hold = nil
 	r.fails(r.b, turCDB, nil, 0, NotReady, MediumNotPresent)
