@@ -123,7 +123,11 @@ func (u *Unit) Refresh(ctx context.Context) (version uint64, err error) {
 	return version, err
 }
 
+// reload takes over what is stored. It is over within the time that orders have, which
+// may wait for it.
 func (u *Unit) reload(ctx context.Context) (version uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, orderPatience)
+	defer cancel()
 	u.prOrder.Lock()
 	defer u.prOrder.Unlock()
 	next, version, err := load(ctx, u.reservations)
