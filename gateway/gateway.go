@@ -145,7 +145,7 @@ func (g *Gateway) Open(ctx context.Context, name string) (*Handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newHandle(e), nil
+	return newHandle(e, nil), nil
 }
 
 // hold returns the export with one more handle counted, open.

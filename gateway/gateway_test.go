@@ -351,3 +351,31 @@ func TestStatusShowsClientsAndCounts(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 }
+
+// A front end holds a volume for all its clients and makes each a handle: with one
+// client that reads and writes there is one, not two.
+func TestHandleForOthersIsNoClient(t *testing.T) {
+	g := newGateway(t, Options{})
+	var held, a, b, other *Handle
+	for _, s := range []struct {
+		name string
+		do   func()
+		want int64
+	}{
+		{"one for all", func() { held = mustOpen(t, g, "v") }, 1},
+		{"its first client", func() { a = held.Another() }, 1},
+		{"a second one", func() { b = held.Another() }, 2},
+		{"one that came by itself", func() { other = mustOpen(t, g, "v") }, 3},
+		{"a client leaves", func() { a.Release() }, 2},
+		{"one made of a client", func() { a = b.Another() }, 3},
+		{"which leaves", func() { a.Release() }, 2},
+		{"the holder goes before its last client", func() { held.Release() }, 2},
+		{"who leaves too", func() { b.Release() }, 1},
+	} {
+		s.do()
+		if n := g.Status().Exports[0].Connections; n != s.want {
+			t.Errorf("%s: %d clients, want %d", s.name, n, s.want)
+		}
+	}
+	other.Release()
+}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/opencurve/curve-nbd/backend"
@@ -23,12 +24,39 @@ const (
 type Handle struct {
 	export *export
 	limits *volume.Limits
+	family *family
+	first  bool // of its family
 }
 
-func newHandle(e *export) *Handle {
-	e.stats.connections.Add(1)
-	limits := volume.NewLimits(e.volume.Limits(), ClientMaxRequests, ClientMaxBytes)
-	return &Handle{export: e, limits: limits}
+// newHandle returns the first handle of a family, or one that joins it.
+func newHandle(e *export, of *family) *Handle {
+	h := &Handle{export: e, family: of, limits: volume.NewLimits(e.volume.Limits(), ClientMaxRequests, ClientMaxBytes)}
+	if of == nil {
+		h.family, h.first = new(family), true
+	}
+	e.stats.connections.Add(h.family.change(h.first, 1))
+	return h
+}
+
+// family is a handle and those that were made of it, as status and metrics count them:
+// who holds the export for others is a client only while there are none.
+type family struct {
+	mu     sync.Mutex // guards all below
+	first  int        // 1 while the first handle is held
+	others int
+}
+
+// change counts a handle more or less, and says by how much that changes the clients.
+func (f *family) change(first bool, by int) int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	before := max(f.first, f.others)
+	if first {
+		f.first += by
+	} else {
+		f.others += by
+	}
+	return int64(max(f.first, f.others) - before)
 }
 
 // Another returns a handle for one more client of the export, with limits of its own.
@@ -38,13 +66,13 @@ func (h *Handle) Another() *Handle {
 	g.mu.Lock()
 	h.export.handles++
 	g.mu.Unlock()
-	return newHandle(h.export)
+	return newHandle(h.export, h.family)
 }
 
 // Release gives the handle back, once, after its last request is complete and
 // its buffers are back. The last handle of an export flushes and closes it.
 func (h *Handle) Release() {
-	h.export.stats.connections.Add(-1)
+	h.export.stats.connections.Add(h.family.change(h.first, -1))
 	h.export.release()
 }
 

@@ -157,6 +157,15 @@ func (l *Login) Receive(r *LoginRequest, data []byte) LoginStep {
 	return step
 }
 
+// Foreign is the answer to a PDU that is none of a login. Before the first request there
+// is none, and the connection just ends (RFC 7143 6.3).
+func (l *Login) Foreign(op Opcode) (step LoginStep, answered bool) {
+	if l.rounds == 0 {
+		return step, false
+	}
+	return l.fail(&l.first, refuse(StatusInvalidDuringLogin, "%v during the login", op)), true
+}
+
 func (l *Login) receive(r *LoginRequest, data []byte) (LoginStep, error) {
 	if err := l.checkHeader(r); err != nil {
 		return LoginStep{}, err

@@ -29,22 +29,20 @@ func LUNOf(n int) (LUN, bool) {
 	return LUN{0: lunFlat<<6 | byte(n>>8), 1: byte(n)}, true
 }
 
-// Number is the number of a single-level LUN with peripheral (bus 0) or flat
-// space addressing. It is false for all others: they are of no unit of ours.
-// Initiators use either method for the same unit.
+// Number is the number of a single-level LUN with peripheral or flat space
+// addressing. It is false for all others: they are of no unit of ours. Initiators
+// use either method for the same unit. We have no buses, and QEMU writes 300 as
+// peripheral device 44 on bus 1.
 func (l LUN) Number() (int, bool) {
 	for _, b := range l[2:] {
 		if b != 0 {
 			return 0, false
 		}
 	}
-	switch {
-	case l[0]>>6 == lunPeripheral && l[0] == 0:
-		return int(l[1]), true
-	case l[0]>>6 == lunFlat:
-		return int(l[0]&0x3f)<<8 | int(l[1]), true
+	if method := l[0] >> 6; method != lunPeripheral && method != lunFlat {
+		return 0, false
 	}
-	return 0, false
+	return int(l[0]&0x3f)<<8 | int(l[1]), true
 }
 
 // Uint64 is the LUN as one big-endian number, as REPORT LUNS lists it.

@@ -108,7 +108,7 @@ func TestLUN(t *testing.T) {
 		{"flat", LUN{0x41, 0x02}, 258},
 		{"flat below 256", LUN{0x40, 0x05}, 5},
 		{"highest", LUN{0x7f, 0xff}, MaxLUN},
-		{"another bus", LUN{1, 5}, -1},
+		{"as libiscsi writes a number", LUN{1, 5}, 261},
 		{"logical unit addressing", LUN{0x80, 5}, -1},
 		{"well known", LUN{0xc1, 1}, -1},
 		{"second level", LUN{0, 5, 0, 1}, -1},

@@ -176,7 +176,7 @@ func TestClientThatNeverReadsCostsBoundedMemory(t *testing.T) {
 
 // A client that takes its replies slowly is slow, not stalled.
 func TestSlowReaderGetsEverything(t *testing.T) {
-	const limit = 400 * time.Millisecond
+	const limit = time.Second // a busy machine holds up the filling for half of that
 	for _, network := range []string{"unix", "tcp"} {
 		t.Run(network, func(t *testing.T) {
 			tg := serve(t, setup{network: network, nbd: nbd.Options{StallTimeout: limit}})

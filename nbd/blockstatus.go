@@ -34,7 +34,7 @@ func (c *conn) status(cmd *command) error {
 		exts, err := c.handle.Extents(c.ctx, t.command.offset(), t.command.length(), limit, nil)
 		t.extents = exts
 		t.request.Err = err
-		c.writer.finish(t)
+		c.writer.Finish(t)
 	}()
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -42,7 +41,10 @@ type conn struct {
 	batch  batch
 	served tallies
 
-	writer writer
+	writer stream.Writer[*task]
+	// vecs are what Send writes, on the writer's goroutine; now what SendNow does, which
+	// Output.Lock guards.
+	vecs, now [][]byte
 	// handing: Take wants the socket, which is then in taken.
 	handing atomic.Bool
 	taken   *os.File
@@ -59,7 +61,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 		out:    stream.NewOutput(nc, &s.clock),
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
-	c.writer.conn = c
+	c.writer.Init(c)
 	stream.GrowSendBuffer(nc)
 	return c
 }
@@ -116,7 +118,7 @@ func (c *conn) begin() error {
 // export go.
 func (c *conn) finish() {
 	c.batch.reset()
-	c.writer.close()
+	c.writer.Close()
 	c.served.close(c.handle)
 	if c.siblings != nil {
 		c.siblings.leave(c)
@@ -160,95 +162,4 @@ func remoteName(nc net.Conn) string {
 		return a.String()
 	}
 	return nc.LocalAddr().Network()
-}
-
-// writer sends the replies of tasks, which finish on other goroutines. It runs
-// from the first task on.
-type writer struct {
-	conn *conn
-	once sync.Once
-	done sync.WaitGroup
-
-	mu       sync.Mutex // guards all below
-	wake     sync.Cond
-	inFlight int
-	finished []*task
-	closing  bool
-}
-
-// begin counts a task; its finish must follow.
-func (w *writer) begin() {
-	w.once.Do(func() {
-		w.wake.L = &w.mu
-		w.done.Go(w.run)
-	})
-	w.mu.Lock()
-	w.inFlight++
-	w.mu.Unlock()
-}
-
-// finish takes a complete task, from any goroutine.
-func (w *writer) finish(t *task) {
-	w.mu.Lock()
-	w.finished = append(w.finished, t)
-	w.mu.Unlock()
-	w.wake.Signal()
-}
-
-// drop forgets a task that the reader answers itself.
-func (w *writer) drop() {
-	w.mu.Lock()
-	w.inFlight--
-	w.mu.Unlock()
-}
-
-// busy says that there are tasks that are not answered.
-func (w *writer) busy() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.inFlight > 0
-}
-
-// run sends what has finished, together, until closed and idle.
-func (w *writer) run() {
-	var tasks []*task
-	var vecs [][]byte
-	for {
-		w.mu.Lock()
-		w.inFlight -= len(tasks)
-		for len(w.finished) == 0 && (!w.closing || w.inFlight > 0) {
-			w.wake.Wait()
-		}
-		tasks, w.finished = w.finished, tasks[:0]
-		w.mu.Unlock()
-		if len(tasks) == 0 {
-			return
-		}
-		vecs = vecs[:0]
-		for _, t := range tasks {
-			vecs = t.appendReply(vecs)
-		}
-		// A failed write ends the connection; the tasks are released all the
-		// same.
-		if err := w.conn.out.Write(vecs); err != nil {
-			w.conn.fail(err)
-		}
-		clear(vecs)
-		for i, t := range tasks {
-			t.release()
-			tasks[i] = nil
-		}
-	}
-}
-
-// close waits until every task is answered.
-func (w *writer) close() {
-	if w.wake.L == nil {
-		return // no task ever
-	}
-	w.mu.Lock()
-	w.closing = true
-	w.mu.Unlock()
-	w.wake.Signal()
-	w.done.Wait()
 }

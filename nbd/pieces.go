@@ -178,7 +178,7 @@ func (c *conn) cache(cmd *command) error {
 			err = await(c.handle, &r)
 		}
 		t.request.Err = err
-		c.writer.finish(t)
+		c.writer.Finish(t)
 	}()
 	return nil
 }

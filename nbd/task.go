@@ -31,7 +31,7 @@ func (c *conn) newTask(cmd *command, buffer *gateway.Buffer) *task {
 	t := tasks.Get().(*task)
 	t.conn, t.command, t.buffer, t.began = c, *cmd, buffer, c.served.arrived()
 	t.stage.Store(taskSubmitting)
-	c.writer.begin()
+	c.writer.Begin()
 	return t
 }
 
@@ -46,7 +46,7 @@ const (
 // RequestDone implements volume.Completer.
 func (t *task) RequestDone(*volume.Request) {
 	if !t.stage.CompareAndSwap(taskSubmitting, taskDone) {
-		t.conn.writer.finish(t)
+		t.conn.writer.Finish(t)
 	}
 }
 

@@ -44,7 +44,7 @@ func (c *conn) transmit() error {
 		if sendErr := c.send(); err == nil {
 			err = sendErr
 		}
-		c.in.NoteBatch(served, c.writer.busy())
+		c.in.NoteBatch(served, c.writer.Busy())
 		if err == nil && c.mayHandOver() {
 			return errHandedOver
 		}
@@ -168,7 +168,7 @@ func (c *conn) submit(cmd *command, buffer *gateway.Buffer, data []byte) error {
 	if t.stage.CompareAndSwap(taskSubmitting, taskAway) {
 		return nil
 	}
-	c.writer.drop()
+	c.writer.Drop()
 	c.batch.attachTask(t)
 	return c.sendIfFull()
 }

@@ -4,8 +4,8 @@
 #   scripts/install.sh [--prefix DIR] [BINARY]     # /usr/local, bin/curve-nbd
 #   scripts/install.sh [--prefix DIR] --uninstall
 #
-# The binary, the systemd units, the udev rule and bash's completion go below the
-# prefix, settings into /etc/curve, where what is there already stays. A gateway that
+# The binary, the systemd units, the udev rule, bash's completion and the manual page go
+# below the prefix, settings into /etc/curve, where what is there already stays. A gateway that
 # runs is replaced by a hand-over. Uninstalling leaves settings and volumes.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -31,6 +31,7 @@ bin=$prefix/bin/curve-nbd
 unit_dir=$prefix/lib/systemd/system
 rule=$prefix/lib/udev/rules.d/60-curve-nbd.rules
 completion=$prefix/share/bash-completion/completions/curve-nbd
+manual=$prefix/share/man/man8/curve-nbd.8
 etc=/etc/curve
 
 # live: with systemd here, and for this machine.
@@ -49,7 +50,7 @@ if [[ $uninstall ]]; then
     systemctl disable --now "${units[@]}" 2>/dev/null || true
   fi
   for unit in "${units[@]}"; do rm -f "$DESTDIR$unit_dir/$unit"; done
-  rm -f "$DESTDIR$bin" "$DESTDIR$rule" "$DESTDIR$completion"
+  rm -f "$DESTDIR$bin" "$DESTDIR$rule" "$DESTDIR$completion" "$DESTDIR$manual"
   reload_managers
   exit 0
 fi
@@ -64,6 +65,8 @@ done
 place 0644 "$here/udev/60-curve-nbd.rules" "$rule"
 place 0644 /dev/null "$completion"
 "$binary" completion bash >"$DESTDIR$completion"
+place 0644 /dev/null "$manual"
+"$binary" man >"$DESTDIR$manual"
 for file in curve-nbd.yaml curvetab; do
   [[ -e $DESTDIR$etc/$file ]] || place 0644 "$here/etc/$file" "$etc/$file"
 done

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 )
@@ -79,6 +80,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 busy, 5 exists,
 			leaderCommand(),
 			benchCommand(),
 			completionCommand(),
+			manCommand(),
 			versionCommand(),
 		},
 	}
@@ -128,6 +130,11 @@ func arguments(ctx *cli.Context, names ...string) ([]string, error) {
 		return nil, usagef("missing argument %s; see %s --help", names[len(args)], ctx.Command.HelpName)
 	case len(args) > len(names):
 		return nil, usagef("unexpected argument %q; see %s --help", args[len(names)], ctx.Command.HelpName)
+	}
+	for i, arg := range args {
+		if !utf8.ValidString(arg) { // what goes to a gateway as a string has to be
+			return nil, usagef("%s %q is not UTF-8", names[i], arg)
+		}
 	}
 	return args, nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway"
+	"github.com/opencurve/curve-nbd/gateway/control"
 )
 
 var updateGolden = flag.Bool("update", false, "rewrite testdata/golden with what the code prints now; review the diff")
@@ -56,20 +57,20 @@ func goldenResults() map[string]result {
 				Name: "pg", SizeBytes: 1 << 30, Epoch: 2, Connections: 4, Queued: 3, OldestQueued: 1500 * time.Millisecond,
 				Reads: 5, ReadBytes: 20480, Writes: 6, WriteBytes: 24576, Errors: 1,
 			}},
-		}),
+		}, []control.Target{goldenTarget()}),
 		"status-stall": statusViewOf(gateway.Status{
 			Version: "v1.2.3", PID: 42, StartedAt: time.Unix(1700000000, 0),
 			Exports: []gateway.ExportStatus{{
 				Name: "pg", SizeBytes: 1 << 30, Lost: "volume was opened elsewhere",
 				Stalls: []gateway.Stall{{Copyset: 3, Since: time.Unix(1700000001, 0), Waiting: 2, For: "a leader", Leader: 1, Term: 4}},
 			}},
-		}),
+		}, nil),
 		"cluster":        healthy.view(),
 		"cluster-down":   down.view(),
 		"cluster-remote": alone.view(),
 		"copyset-list":   copysetList(healthy.view().Copysets),
 		"chunkservers":   chunkserverList(healthy.view().Chunkservers),
-		"status-idle":    statusViewOf(gateway.Status{Version: "v1.2.3", PID: 42, StartedAt: time.Unix(1700000000, 0)}),
+		"status-idle":    statusViewOf(gateway.Status{Version: "v1.2.3", PID: 42, StartedAt: time.Unix(1700000000, 0)}, nil),
 		"health":         judge(false, gateway.Status{Exports: []gateway.ExportStatus{{Name: "pg", Queued: 2, OldestQueued: time.Minute}}}, time.Second),
 		"bench": benchRows{{
 			Backend: "memory", Op: "read", BlockSize: 4096, Depth: 32, Seconds: 2, Requests: 1000, Inline: 900, IOPS: 500, BytesPerSecond: 2048000,

@@ -51,7 +51,8 @@ stderr say which. HTTP has /metrics (Prometheus), /healthz, /readyz and
 /debug/pprof.
 
 NBD here has neither encryption nor passwords: who reaches a listener may use
-every volume. Keep to unix sockets and 127.0.0.1, or a network you trust.`,
+every volume. iSCSI has access lists and CHAP, and no encryption. Keep to unix
+sockets and 127.0.0.1, or a network you trust.`,
 		Flags: append(serveFlags(), logFlags()...),
 		Action: func(ctx *cli.Context) error {
 			if _, err := arguments(ctx); err != nil {
@@ -88,7 +89,7 @@ func serveFlags() []cli.Flag {
 			Value: cli.NewStringSlice(defaultNBD()), EnvVars: env("nbd-listen"),
 		},
 		&cli.StringSliceFlag{
-			Name: "iscsi-listen", Usage: "serve iSCSI targets on `HOST:PORT`,...", DefaultText: "off", EnvVars: env("iscsi-listen"),
+			Name: "iscsi-listen", Usage: "serve iSCSI targets on `HOST:PORT`,...; 0.0.0.0 is all of IPv4, [::] all there is", DefaultText: "off", EnvVars: env("iscsi-listen"),
 		},
 		&cli.IntFlag{
 			Name: "iscsi-portal-group", Usage: "be portal group `N`; each gateway of a cluster has its own",

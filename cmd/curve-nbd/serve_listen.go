@@ -163,7 +163,7 @@ func (d *frontEnds) start() error {
 }
 
 func (d *frontEnds) startControl(on net.Listener) {
-	server := control.NewServer(d.gw, d.devices, d.targets)
+	server := control.NewServer(volumesOfUnits{d.gw, d.targets}, d.devices, d.targets)
 	d.ready.also = server.SetServing
 	d.lines = append(d.lines, [2]string{"control", "unix:" + on.Addr().String()})
 	d.run("control", on, server.Serve, server.Shutdown)
@@ -235,14 +235,24 @@ func listenNBD(address string) (net.Listener, error) {
 	return nil, fmt.Errorf("%w: address %q: write it as unix:PATH or tcp:HOST:PORT", backend.ErrInvalid, address)
 }
 
+// listenTCP listens on HOST:PORT. Of the hosts that stand for all addresses, 0.0.0.0 is
+// IPv4 alone; [::] and none are both, as everywhere on Linux.
 func listenTCP(address string) (net.Listener, error) {
-	if _, _, err := net.SplitHostPort(address); err != nil {
-		return nil, fmt.Errorf("%w: address %q: write it as HOST:PORT, such as 127.0.0.1:10809", backend.ErrInvalid, address)
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("%w: address %q: write it as HOST:PORT, with brackets around an IPv6 address", backend.ErrInvalid, address)
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return nil, fmt.Errorf("%w: address %q: port %q is none: write it as HOST:PORT", backend.ErrInvalid, address, port)
+	}
+	network := "tcp"
+	if ip := net.ParseIP(host); ip != nil && ip.To4() != nil {
+		network = "tcp4" // else Go takes 0.0.0.0 for [::]
 	}
 	var config net.ListenConfig
-	listener, err := config.Listen(context.Background(), "tcp", address)
+	listener, err := config.Listen(context.Background(), network, address)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%w: another process listens on %s: stop it or choose another port (0 picks a free one)", backend.ErrBusy, address)
+		return nil, fmt.Errorf("%w: somebody listens on %s already: stop it or choose another port (0 picks a free one)", backend.ErrBusy, address)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)

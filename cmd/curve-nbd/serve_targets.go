@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/opencurve/curve-nbd/backend"
+	"github.com/opencurve/curve-nbd/gateway"
 	"github.com/opencurve/curve-nbd/gateway/control"
 	"github.com/opencurve/curve-nbd/iscsi"
 	"github.com/opencurve/curve-nbd/iscsi/registry"
@@ -138,6 +139,25 @@ func orDiscovery(target string) string {
 	return target
 }
 
+// volumesOfUnits is a gateway that keeps the volumes that are units: initiators would
+// find their disk gone, of which they would learn at their next login.
+type volumesOfUnits struct {
+	*gateway.Gateway
+	targets *targets
+}
+
+func (g volumesOfUnits) RemoveVolume(ctx context.Context, name string, purge bool) (backend.VolumeInfo, error) {
+	v, err := g.Gateway.Volume(ctx, name)
+	if err != nil {
+		return v, err
+	}
+	g.targets.refresh(ctx)
+	if err := g.targets.registry.Unused(v.ID); err != nil {
+		return v, err
+	}
+	return g.Gateway.RemoveVolume(ctx, name, purge)
+}
+
 func (t *targets) one(target *registry.Target, err error) (control.Target, error) {
 	if err != nil {
 		return control.Target{}, err
@@ -158,7 +178,10 @@ func (t *targets) view(target *registry.Target) control.Target {
 		c.Access = append(c.Access, control.Access{Initiator: a.Initiator, AllUnits: a.Units == nil, Units: a.Units})
 	}
 	for _, s := range t.registry.SessionsOf(target.Name) {
-		c.Sessions = append(c.Sessions, control.Session{Initiator: s.Initiator, Address: s.Address, Since: s.Since})
+		c.Sessions = append(c.Sessions, control.Session{
+			Initiator: s.Initiator, Address: s.Address, User: s.User, Since: s.Since,
+			Reads: s.Reads, Writes: s.Writes, ReadBytes: s.ReadBytes, WriteBytes: s.WriteBytes,
+		})
 	}
 	return c
 }

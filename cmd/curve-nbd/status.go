@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
 
+	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway"
 	"github.com/opencurve/curve-nbd/gateway/control"
 )
@@ -17,8 +19,9 @@ func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "status",
 		Usage: "show what a gateway is doing",
-		Description: `Shows the gateway, its listeners, and every export that a client has open.
-A value above zero under WAITING that keeps growing is a stall.
+		Description: `Shows the gateway, its listeners, every export that a client has open, and the iSCSI
+initiators that are logged in. A value above zero under WAITING that keeps growing is
+a stall.
 
    curve-nbd status
    curve-nbd status -o json`,
@@ -32,7 +35,11 @@ A value above zero under WAITING that keeps growing is a stall.
 				if err != nil {
 					return err
 				}
-				return show(ctx, statusViewOf(s))
+				targets, err := gw.Targets(deadline)
+				if err != nil && !errors.Is(err, backend.ErrNotSupported) {
+					return err
+				}
+				return show(ctx, statusViewOf(s, targets))
 			})
 		},
 	}
@@ -49,6 +56,8 @@ type statusView struct {
 	InFlightBytes    int64        `json:"in_flight_bytes"`
 	BufferBytes      int64        `json:"buffer_bytes"`
 	Exports          []exportView `json:"exports"`
+	// Sessions are the iSCSI initiators that are logged in.
+	Sessions sessionList `json:"sessions"`
 }
 
 type exportView struct {
@@ -79,12 +88,12 @@ type stallView struct {
 	Leader string `json:"leader"`
 }
 
-func statusViewOf(s gateway.Status) statusView {
+func statusViewOf(s gateway.Status, targets []control.Target) statusView {
 	view := statusView{
 		Version: s.Version, PID: s.PID, StartedAt: timeText(s.StartedAt), DataDir: s.DataDir,
 		Listeners:        append([]string{}, s.Listeners...),
 		InFlightRequests: s.InFlightRequests, InFlightBytes: s.InFlightBytes, BufferBytes: s.BufferBytes,
-		Exports: make([]exportView, len(s.Exports)),
+		Exports: make([]exportView, len(s.Exports)), Sessions: sessionsOf(targets),
 	}
 	for i, e := range s.Exports {
 		view.Exports[i] = exportView{
@@ -112,6 +121,11 @@ func (s statusView) table(t table.Writer) {
 	t.AppendRow(table.Row{"In flight", fmt.Sprintf("%d requests, %s", s.InFlightRequests, sizeText(s.InFlightBytes))})
 	t.AppendRow(table.Row{"Buffers", sizeText(s.BufferBytes)})
 	t.AppendRow(table.Row{"Exports open", orDash(exportLines(s.Exports))})
+	if len(s.Sessions) > 0 {
+		initiators := newTable()
+		s.Sessions.table(initiators)
+		t.AppendRow(table.Row{"Initiators", initiators.Render()})
+	}
 	for _, e := range s.Exports {
 		if e.Lost != "" {
 			t.AppendRow(table.Row{"Lost", fmt.Sprintf("%s: %s", e.Name, e.Lost)})

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
@@ -21,6 +23,7 @@ its logical units are volumes. A new target has none and lets nobody in:
    curve-nbd target create iqn.2026-11.io.curve:vm1
    curve-nbd lun add iqn.2026-11.io.curve:vm1 pg-data
    curve-nbd acl add iqn.2026-11.io.curve:vm1 any
+   curve-nbd target sessions                # who is logged in, and what they do
 
 Targets are kept with the volumes' metadata: every gateway of a cluster has the
 same ones, a few seconds after a change.`,
@@ -28,6 +31,7 @@ same ones, a few seconds after a change.`,
 			targetCreateCommand(),
 			targetListCommand(),
 			targetInfoCommand(),
+			targetSessionsCommand(),
 			targetRmCommand(),
 		},
 	}
@@ -54,10 +58,23 @@ was; eui. and naa. names are taken too. Capitals become small letters.
 				return err
 			}
 			return showTarget(ctx, func(deadline context.Context, gw *control.Client) (control.Target, error) {
-				return gw.CreateTarget(deadline, args[0], ctx.String("alias"))
+				t, err := gw.CreateTarget(deadline, args[0], ctx.String("alias"))
+				if err == nil {
+					sayNotServed(ctx, deadline, gw)
+				}
+				return t, err
 			})
 		},
 	}
+}
+
+// sayNotServed tells who makes a target at a gateway that no initiator can reach.
+func sayNotServed(ctx *cli.Context, deadline context.Context, gw *control.Client) {
+	s, err := gw.Status(deadline)
+	if err != nil || slices.ContainsFunc(s.Listeners, func(l string) bool { return strings.HasPrefix(l, "iscsi ") }) {
+		return
+	}
+	fmt.Fprintln(ctx.App.ErrWriter, "this gateway does not serve targets: start it with --iscsi-listen HOST:PORT, if no other one does")
 }
 
 func targetListCommand() *cli.Command {
@@ -150,33 +167,24 @@ other gateways are not known here and lose it.
 
 // targetView is a target as JSON shows it.
 type targetView struct {
-	Name       string        `json:"name"`
-	Alias      string        `json:"alias"`
-	CreatedAt  string        `json:"created_at"`
-	Units      []unitView    `json:"units"`
-	Access     []accessView  `json:"access"`
-	Users      []string      `json:"users"`
-	MutualUser string        `json:"mutual_user"`
-	Sessions   []sessionView `json:"sessions"`
-}
-
-type sessionView struct {
-	Initiator string `json:"initiator"`
-	Address   string `json:"address"`
-	Since     string `json:"since"`
+	Name       string       `json:"iqn"`
+	Alias      string       `json:"alias"`
+	CreatedAt  string       `json:"created_at"`
+	Units      []unitView   `json:"luns"`
+	Access     []accessView `json:"access"`
+	Users      []string     `json:"users"`
+	MutualUser string       `json:"mutual_user"`
+	Sessions   sessionList  `json:"sessions"`
 }
 
 func targetViewOf(t control.Target) targetView {
 	view := targetView{
 		Name: t.Name, Alias: t.Alias, CreatedAt: timeText(t.CreatedAt), MutualUser: t.Login.Mutual,
 		Units: make([]unitView, len(t.Units)), Access: accessViews(t), Users: append([]string{}, t.Login.Users...),
-		Sessions: make([]sessionView, len(t.Sessions)),
+		Sessions: sessionViews(t),
 	}
 	for i, u := range t.Units {
 		view.Units[i] = unitViewOf(t.Name, u)
-	}
-	for i, s := range t.Sessions {
-		view.Sessions[i] = sessionView{Initiator: s.Initiator, Address: s.Address, Since: timeText(s.Since)}
 	}
 	return view
 }

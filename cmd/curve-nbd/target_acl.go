@@ -43,7 +43,8 @@ func aclAddCommand() *cli.Command {
 		Usage:     "let an initiator in",
 		ArgsUsage: "IQN INITIATOR|any",
 		Description: `Lets an initiator see all units of a target, those to come included, or only the
-ones of --lun. It replaces what the initiator was allowed before. Linux has its name
+ones of --lun. It replaces what the initiator was allowed before, at once: a unit that
+it does not see any more is gone for it though it may be in use. Linux has its name
 in /etc/iscsi/initiatorname.iscsi; QEMU's is iqn.2008-11.org.linux-kvm:NAME unless it
 is told another.
 
@@ -109,8 +110,8 @@ func aclRmCommand() *cli.Command {
 		Name:      "rm",
 		Usage:     "let an initiator in no more",
 		ArgsUsage: "IQN INITIATOR|any",
-		Description: `Takes an initiator off the access list. If the list also has "any", it is still let
-in by that.
+		Description: `Takes an initiator off the access list, and cuts it off at once if it is logged in
+and not let in by "any": look with curve-nbd target sessions, and log out there first.
 
    curve-nbd acl rm iqn.2026-11.io.curve:vm1 iqn.1993-08.org.debian:01:host1`,
 		Flags: append([]cli.Flag{outputFlag()}, clientFlags()...),

@@ -51,9 +51,10 @@ func chapSetCommand() *cli.Command {
 		Usage:     "add a user, or change a secret",
 		ArgsUsage: "IQN|--discovery",
 		Description: `The secret comes from a file, or with - from stdin, never from the command line,
-which others can see. One newline at its end is dropped.
+which others can see. One newline at its end is dropped. Who is logged in stays so; the
+new secret counts from the next login on.
 
-   head -c 12 /dev/urandom | base64 > u.secret && chmod 600 u.secret   # 16 letters
+   (umask 077; head -c 12 /dev/urandom | base64 | tr -d '\n' > u.secret)   # 16 letters
    curve-nbd chap set iqn.2026-11.io.curve:vm1 --user u --secret-file u.secret
    pass show curve/vm1 | curve-nbd chap set iqn.2026-11.io.curve:vm1 --user u --secret-file -`,
 		Flags: chapFlags(
@@ -146,7 +147,10 @@ func chapTarget(ctx *cli.Context) (string, error) {
 	args, err := arguments(ctx, "IQN")
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("%w (or --discovery)", err)
+		if ctx.NArg() == 0 {
+			return "", fmt.Errorf("%w (or --discovery)", err)
+		}
+		return "", err
 	case args[0] == "":
 		return "", usagef("the target's name is empty")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway/control"
+	"github.com/opencurve/curve-nbd/iscsi"
 )
 
 func lunCommand() *cli.Command {
@@ -83,8 +85,8 @@ alike in both.`,
 				}
 			}
 			if ctx.IsSet(lunFlag) {
-				if req.Number = ctx.Int(lunFlag); req.Number < 0 {
-					return usagef("--lun %d: give a number from 0 on", req.Number)
+				if req.Number = ctx.Int(lunFlag); req.Number < 0 || req.Number > iscsi.MaxLUN {
+					return usagef("--lun %d: give a number from 0 to %d", req.Number, iscsi.MaxLUN)
 				}
 			}
 			return withGateway(ctx, func(deadline context.Context, gw *control.Client) error {
@@ -163,7 +165,7 @@ gateway, unless with --force; those at other gateways are not known here and los
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "take it away from who is logged in"},
 		}, clientFlags()...),
-		BashComplete: completeTargets,
+		BashComplete: completeUnits,
 		Action: func(ctx *cli.Context) error {
 			args, err := arguments(ctx, "IQN", "N|VOLUME")
 			if err != nil {
@@ -181,6 +183,24 @@ gateway, unless with --force; those at other gateways are not known here and los
 	}
 }
 
+// completeUnits offers targets, and then the units of the one that is given.
+func completeUnits(ctx *cli.Context) {
+	completeTargets(ctx)
+	if ctx.NArg() != 1 {
+		return
+	}
+	completeFrom(ctx, func(deadline context.Context, gw *control.Client) (refs []string) {
+		t, err := gw.Target(deadline, ctx.Args().First())
+		if err != nil {
+			return nil
+		}
+		for _, u := range t.Units {
+			refs = append(refs, strconv.Itoa(u.Number), u.Volume)
+		}
+		return refs
+	})
+}
+
 // sayForce names the flag for what is in use.
 func sayForce(err error) error {
 	if errors.Is(err, backend.ErrBusy) {
@@ -193,15 +213,18 @@ func lunResizeCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "resize",
 		Usage:     "make a unit's volume larger",
-		ArgsUsage: "IQN N SIZE",
-		Description: `Sets the size of the volume behind a unit, in use or not. Growing only: shrinking
-would cut data off. Initiators see the new size when they look again.
+		ArgsUsage: "IQN N|VOLUME SIZE",
+		Description: `Sets the size of the volume behind a unit, in use or not, as volume resize does.
+Growing only: shrinking would cut data off. Initiators are told with their next
+command (a unit attention) and see the new size when they look again: Linux after
+iscsiadm -m session --rescan.
 
-   curve-nbd lun resize iqn.2026-11.io.curve:vm1 0 20G`,
+   curve-nbd lun resize iqn.2026-11.io.curve:vm1 0 20G
+   curve-nbd lun resize iqn.2026-11.io.curve:vm1 pg-data 20G`,
 		Flags:        append([]cli.Flag{outputFlag()}, clientFlags()...),
-		BashComplete: completeTargets,
+		BashComplete: completeUnits,
 		Action: func(ctx *cli.Context) error {
-			args, err := arguments(ctx, "IQN", "N", "SIZE")
+			args, err := arguments(ctx, "IQN", "N|VOLUME", "SIZE")
 			if err != nil {
 				return err
 			}
@@ -214,15 +237,28 @@ would cut data off. Initiators see the new size when they look again.
 				if err != nil {
 					return backend.VolumeInfo{}, err
 				}
-				for _, u := range t.Units {
-					if fmt.Sprint(u.Number) == args[1] {
-						return resizeUnit(deadline, gw, u, size)
-					}
+				u, ok := findUnit(t, args[1])
+				if !ok {
+					return backend.VolumeInfo{}, fmt.Errorf("%w: target %s has no unit %q: see lun list", backend.ErrNotFound, t.Name, args[1])
 				}
-				return backend.VolumeInfo{}, fmt.Errorf("%w: target %s has no unit %q: see lun list", backend.ErrNotFound, t.Name, args[1])
+				return resizeUnit(deadline, gw, u, size)
 			})
 		},
 	}
+}
+
+// findUnit is the unit of a number or, if there is none, of a volume.
+func findUnit(t control.Target, ref string) (control.Unit, bool) {
+	ref = strings.TrimPrefix(ref, "/")
+	for _, is := range []func(control.Unit) bool{
+		func(u control.Unit) bool { return strconv.Itoa(u.Number) == ref },
+		func(u control.Unit) bool { return u.Volume == ref },
+	} {
+		if i := slices.IndexFunc(t.Units, is); i >= 0 {
+			return t.Units[i], true
+		}
+	}
+	return control.Unit{}, false
 }
 
 // resizeUnit resizes the unit's volume, and not another one of that name.

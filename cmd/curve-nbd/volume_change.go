@@ -56,7 +56,8 @@ func volumeRmCommand() *cli.Command {
 		Usage:     "remove a volume",
 		ArgsUsage: "NAME",
 		Description: `Moves a volume to the recycle bin: its name is free at once, its data is
-kept for a while. Refused (exit code 4) while a client has it open.
+kept for a while. Refused (exit code 4) while a client has it open, or while it is a
+unit of an iSCSI target.
 
    curve-nbd volume rm pg-data
    curve-nbd volume recover pg-data      # changed my mind

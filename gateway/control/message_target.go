@@ -14,7 +14,7 @@ func targetMessage(t Target) *controlpb.Target {
 		m.Access = append(m.Access, accessMessage(a))
 	}
 	for _, s := range t.Sessions {
-		m.Sessions = append(m.Sessions, &controlpb.Session{Initiator: s.Initiator, Address: s.Address, SinceNs: timeToNs(s.Since)})
+		m.Sessions = append(m.Sessions, sessionMessage(s))
 	}
 	return m
 }
@@ -28,9 +28,23 @@ func targetOf(m *controlpb.Target) Target {
 		t.Access = append(t.Access, accessOf(a))
 	}
 	for _, s := range m.GetSessions() {
-		t.Sessions = append(t.Sessions, Session{Initiator: s.GetInitiator(), Address: s.GetAddress(), Since: nsToTime(s.GetSinceNs())})
+		t.Sessions = append(t.Sessions, sessionOf(s))
 	}
 	return t
+}
+
+func sessionMessage(s Session) *controlpb.Session {
+	return &controlpb.Session{
+		Initiator: s.Initiator, Address: s.Address, User: s.User, SinceNs: timeToNs(s.Since),
+		Reads: s.Reads, Writes: s.Writes, ReadBytes: s.ReadBytes, WriteBytes: s.WriteBytes,
+	}
+}
+
+func sessionOf(m *controlpb.Session) Session {
+	return Session{
+		Initiator: m.GetInitiator(), Address: m.GetAddress(), User: m.GetUser(), Since: nsToTime(m.GetSinceNs()),
+		Reads: m.GetReads(), Writes: m.GetWrites(), ReadBytes: m.GetReadBytes(), WriteBytes: m.GetWriteBytes(),
+	}
 }
 
 func unitMessage(u Unit) *controlpb.Unit {

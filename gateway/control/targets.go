@@ -79,10 +79,13 @@ type Login struct {
 	Mutual string
 }
 
-// Session is an initiator that is logged in.
+// Session is an initiator that is logged in, and what it has done since.
 type Session struct {
 	Initiator, Address string
-	Since              time.Time
+	// User is whom it has proved to be, "" if no proof was asked for.
+	User                                 string
+	Since                                time.Time
+	Reads, Writes, ReadBytes, WriteBytes uint64
 }
 
 // Credential is a user of a target or, Mutual, what the target proves itself with.

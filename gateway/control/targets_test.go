@@ -90,10 +90,13 @@ func serveTargets(t *testing.T, targets Targets) *Client {
 func TestTargetsAreTheSameBehindTheSocket(t *testing.T) {
 	want := Target{
 		Name: "iqn.2026-11.io.curve:vm1", Alias: "db", CreatedAt: time.Unix(5, 6).UTC(),
-		Units:    []Unit{{Number: 0, Volume: "pg", VolumeID: 7}, {Number: 300, Volume: "logs", VolumeID: 1 << 60, UnitOptions: UnitOptions{ReadOnly: true, Removable: true, PhysicalBlock: 512}}},
-		Access:   []Access{{Initiator: "any", AllUnits: true}, {Initiator: "eui.0123456789abcdef", Units: []int{0, 300}}, {Initiator: "naa.0123456789abcdef"}},
-		Login:    Login{Users: []string{"a", "b"}, Mutual: "t"},
-		Sessions: []Session{{Initiator: "eui.0123456789abcdef", Address: "10.0.0.9:1", Since: time.Unix(7, 8).UTC()}},
+		Units:  []Unit{{Number: 0, Volume: "pg", VolumeID: 7}, {Number: 300, Volume: "logs", VolumeID: 1 << 60, UnitOptions: UnitOptions{ReadOnly: true, Removable: true, PhysicalBlock: 512}}},
+		Access: []Access{{Initiator: "any", AllUnits: true}, {Initiator: "eui.0123456789abcdef", Units: []int{0, 300}}, {Initiator: "naa.0123456789abcdef"}},
+		Login:  Login{Users: []string{"a", "b"}, Mutual: "t"},
+		Sessions: []Session{{
+			Initiator: "eui.0123456789abcdef", Address: "10.0.0.9:1", User: "a", Since: time.Unix(7, 8).UTC(),
+			Reads: 1, Writes: 2, ReadBytes: 1 << 60, WriteBytes: 4,
+		}},
 	}
 	ctx := context.Background()
 	n := &noted{target: want}

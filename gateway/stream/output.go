@@ -25,6 +25,7 @@ type Output struct {
 	err     error    // the first failure; nothing is written after it
 	// writeReady is made once so that writing does not allocate.
 	writeReady func(fd uintptr) bool
+	noWait     bool // it gives up rather than wait for the peer
 
 	// waiting is the server's clock when the write last made progress, 0 while
 	// none is under way.
@@ -48,7 +49,7 @@ func NewOutput(nc net.Conn, clock *atomic.Int64) *Output {
 			case err == unix.EINTR:
 				continue
 			case err == unix.EAGAIN:
-				return false
+				return out.noWait
 			case err != nil:
 				out.err = err
 				return true
@@ -63,6 +64,9 @@ func NewOutput(nc net.Conn, clock *atomic.Int64) *Output {
 
 // Lock keeps all others from writing, until Unlock.
 func (out *Output) Lock() { out.mu.Lock() }
+
+// TryLock is Lock, unless somebody else writes.
+func (out *Output) TryLock() bool { return out.mu.TryLock() }
 
 // Unlock ends Lock.
 func (out *Output) Unlock() { out.mu.Unlock() }
@@ -89,8 +93,37 @@ func (out *Output) WriteLocked(vecs [][]byte) error {
 		return out.err
 	}
 	out.waiting.Store(out.clock.Load())
-	defer out.waiting.Store(0)
 	out.pending = vecs
+	return out.WriteRest()
+}
+
+// WriteNow writes what the peer takes at once, with Lock held. Unless that is all, or
+// it fails, WriteRest is due, with the same Lock; vecs must last until then.
+func (out *Output) WriteNow(vecs [][]byte) (all bool, err error) {
+	if out.err != nil {
+		return false, out.err
+	}
+	out.waiting.Store(out.clock.Load())
+	out.pending = vecs
+	if out.raw == nil {
+		return false, nil
+	}
+	out.noWait = true
+	err = out.raw.Write(out.writeReady)
+	out.noWait = false
+	if err != nil && out.err == nil {
+		out.err = err
+	}
+	if len(out.pending) == 0 || out.err != nil {
+		out.pending = nil
+		out.waiting.Store(0)
+	}
+	return out.pending == nil, out.err
+}
+
+// WriteRest writes what WriteNow has left.
+func (out *Output) WriteRest() error {
+	defer out.waiting.Store(0)
 	if out.raw == nil {
 		return out.writePlain()
 	}

@@ -119,6 +119,13 @@ func (r *Registry) edit(ctx context.Context, name string, fn func(*Target) error
 	return t, nil
 }
 
+// note logs a change that was made, so that who looks at the log later sees which.
+func (r *Registry) note(err error, what string, args ...any) {
+	if err == nil {
+		r.log.Info(what, args...)
+	}
+}
+
 // editRecord replaces a record by what fn makes of it.
 func (r *Registry) editRecord(ctx context.Context, key string, fn func(data []byte, exists bool) ([]byte, error)) error {
 	for range maxRaces {
@@ -136,7 +143,6 @@ func (r *Registry) editRecord(ctx context.Context, key string, fn func(data []by
 			continue
 		}
 		if err == nil {
-			r.log.Info("iSCSI configuration changed", "record", key)
 			r.changed(ctx)
 		}
 		return err
@@ -158,7 +164,7 @@ func (r *Registry) AddUnit(ctx context.Context, target string, unit Unit) (Unit,
 	}
 	info, err := r.meta.Volume(ctx, volume)
 	if err != nil {
-		return Unit{}, fmt.Errorf("volume %q: %w", volume, err)
+		return Unit{}, err // which names it
 	}
 	unit.Volume, unit.ID, unit.PhysicalBlock = info.Name, info.ID, cmp.Or(unit.PhysicalBlock, DefaultPhysicalBlock)
 	if block := info.Geometry.BlockSize; unit.PhysicalBlock < block {
@@ -184,6 +190,7 @@ func (r *Registry) AddUnit(ctx context.Context, target string, unit Unit) (Unit,
 		t.Units = slices.Insert(t.Units, at, unit)
 		return nil
 	})
+	r.note(err, "iSCSI unit added", "target", target, "unit", unit.Number, "volume", unit.Volume, "read_only", unit.ReadOnly)
 	return unit, err
 }
 
@@ -252,6 +259,7 @@ func (r *Registry) RemoveUnit(ctx context.Context, target, ref string, force boo
 		}
 		return nil
 	})
+	r.note(err, "iSCSI unit removed", "target", target, "unit", gone.Number, "volume", gone.Volume, "forced", force)
 	return gone, err
 }
 
@@ -266,7 +274,7 @@ func (r *Registry) Allow(ctx context.Context, target, initiator string, units []
 	units = slices.Clone(units)
 	slices.Sort(units)
 	access := Access{Initiator: initiator, Units: slices.Compact(units)}
-	return r.edit(ctx, target, func(t *Target) error {
+	changed, err := r.edit(ctx, target, func(t *Target) error {
 		for _, n := range access.Units {
 			if !slices.ContainsFunc(t.Units, func(u Unit) bool { return u.Number == n }) {
 				return fmt.Errorf("%w: target %s has no unit %d: add it first", backend.ErrNotFound, t.Name, n)
@@ -279,6 +287,8 @@ func (r *Registry) Allow(ctx context.Context, target, initiator string, units []
 		}
 		return nil
 	})
+	r.note(err, "iSCSI initiator let in", "target", target, "initiator", initiator, "all_units", access.Units == nil, "units", access.Units)
+	return changed, err
 }
 
 func (t *Target) accessOf(initiator string) int {
@@ -291,7 +301,7 @@ func (r *Registry) Disallow(ctx context.Context, target, initiator string) (*Tar
 	if err != nil {
 		return nil, err
 	}
-	return r.edit(ctx, target, func(t *Target) error {
+	changed, err := r.edit(ctx, target, func(t *Target) error {
 		i := t.accessOf(initiator)
 		if i < 0 {
 			return fmt.Errorf("%w: initiator %s is not in the list of target %s", backend.ErrNotFound, initiator, t.Name)
@@ -299,4 +309,6 @@ func (r *Registry) Disallow(ctx context.Context, target, initiator string) (*Tar
 		t.Access = slices.Delete(t.Access, i, i+1)
 		return nil
 	})
+	r.note(err, "iSCSI initiator let in no more", "target", target, "initiator", initiator)
+	return changed, err
 }

@@ -48,7 +48,7 @@ func (r *Registry) SetUser(ctx context.Context, of string, c Credential) (Login,
 	if err := c.check(); err != nil {
 		return Login{}, err
 	}
-	return r.editLogin(ctx, of, func(l *Login) error {
+	login, err := r.editLogin(ctx, of, func(l *Login) error {
 		i, found := l.find(c.Name)
 		if found {
 			l.Users[i] = c
@@ -57,6 +57,8 @@ func (r *Registry) SetUser(ctx context.Context, of string, c Credential) (Login,
 		}
 		return nil
 	})
+	r.note(err, "CHAP user set", "target", of, "user", c.Name)
+	return login, err
 }
 
 func (l *Login) find(user string) (int, bool) {
@@ -66,7 +68,7 @@ func (l *Login) find(user string) (int, bool) {
 // RemoveUser forgets a user. Without the last one no proof is asked for any more.
 // ErrNotFound.
 func (r *Registry) RemoveUser(ctx context.Context, of, user string) (Login, error) {
-	return r.editLogin(ctx, of, func(l *Login) error {
+	login, err := r.editLogin(ctx, of, func(l *Login) error {
 		i, found := l.find(user)
 		if !found {
 			return fmt.Errorf("%w: no user %q", backend.ErrNotFound, user)
@@ -74,6 +76,8 @@ func (r *Registry) RemoveUser(ctx context.Context, of, user string) (Login, erro
 		l.Users = slices.Delete(l.Users, i, i+1)
 		return nil
 	})
+	r.note(err, "CHAP user removed", "target", of, "user", user)
+	return login, err
 }
 
 // SetMutual is what a target, or Discovery, proves itself with to initiators that
@@ -82,19 +86,23 @@ func (r *Registry) SetMutual(ctx context.Context, of string, c Credential) (Logi
 	if err := c.check(); err != nil {
 		return Login{}, err
 	}
-	return r.editLogin(ctx, of, func(l *Login) error {
+	login, err := r.editLogin(ctx, of, func(l *Login) error {
 		l.Mutual = &c
 		return nil
 	})
+	r.note(err, "mutual CHAP set", "target", of, "user", c.Name)
+	return login, err
 }
 
 // ClearMutual forgets it. ErrNotFound.
 func (r *Registry) ClearMutual(ctx context.Context, of string) (Login, error) {
-	return r.editLogin(ctx, of, func(l *Login) error {
+	login, err := r.editLogin(ctx, of, func(l *Login) error {
 		if l.Mutual == nil {
 			return fmt.Errorf("%w: there is no secret for the other direction", backend.ErrNotFound)
 		}
 		l.Mutual = nil
 		return nil
 	})
+	r.note(err, "mutual CHAP removed", "target", of)
+	return login, err
 }

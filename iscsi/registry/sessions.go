@@ -11,10 +11,18 @@ import (
 
 // SessionInfo is an initiator that is logged in.
 type SessionInfo struct {
-	Initiator string
+	Target, Initiator string
+	// User is whom it has proved to be, "" if no proof was asked for.
+	User string
 	// Address it comes from, HOST:PORT.
 	Address string
 	Since   time.Time
+	Traffic
+}
+
+// Traffic is what an initiator has read and written since it logged in.
+type Traffic struct {
+	Reads, Writes, ReadBytes, WriteBytes uint64
 }
 
 // Sessions knows who is logged in to a target at this gateway.
@@ -30,6 +38,20 @@ func (r *Registry) SetSessions(s Sessions) { r.sessions.Store(&s) }
 func (r *Registry) SessionsOf(target string) []SessionInfo {
 	if s := r.sessions.Load(); s != nil && *s != nil {
 		return (*s).Sessions(target)
+	}
+	return nil
+}
+
+// Unused reports, as backend.ErrBusy, which unit a volume is, if it is one. It does no
+// IO.
+func (r *Registry) Unused(volume backend.VolumeID) error {
+	for _, t := range r.Targets() {
+		for _, u := range t.Units {
+			if u.ID == volume {
+				return fmt.Errorf("%w: volume %q is unit %d of target %s: take it off first (lun rm %s %d)",
+					backend.ErrBusy, u.Volume, u.Number, t.Name, t.Name, u.Number)
+			}
+		}
 	}
 	return nil
 }

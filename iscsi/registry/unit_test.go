@@ -63,3 +63,19 @@ func TestPhysicalBlockIsNotSmallerThanTheVolumes(t *testing.T) {
 		t.Errorf("%+v, %v", u, err)
 	}
 }
+
+func TestVolumeSaysWhoseUnitItIs(t *testing.T) {
+	r := open(t, openMeta(t), registry.Options{})
+	mustCreate(t, r, vm1)
+	unit := mustAdd(t, r, "pg", 3)
+	if err := r.Unused(unit.ID + 1); err != nil {
+		t.Errorf("another volume: %v", err)
+	}
+	wantErr(t, r.Unused(unit.ID), backend.ErrBusy, "unit 3 of target "+vm1, "lun rm "+vm1+" 3")
+	if _, err := r.RemoveUnit(t.Context(), vm1, "3", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Unused(unit.ID); err != nil {
+		t.Errorf("a volume that was taken off: %v", err)
+	}
+}

@@ -5,8 +5,8 @@ package scsi
 type accessClass uint32
 
 const (
-	// accessRead commands read the medium: denied under the exclusive access
-	// types.
+	// accessRead commands read the medium, or what the unit is set to: denied under
+	// the exclusive access types.
 	accessRead accessClass = 1 << iota
 	// accessWrite commands change the medium: denied under all types.
 	accessWrite

@@ -27,9 +27,13 @@ func TestReservationsAreEnforced(t *testing.T) {
 		{"START STOP UNIT, stop", []byte{opStartStopUnit, 0, 0, 0, 0, 0}, nil, "CCACC"},
 		{"PREVENT ALLOW, allow", []byte{opPreventAllow, 0, 0, 0, 0, 0}, nil, "AAAAA"},
 		{"PREVENT ALLOW, prevent", []byte{opPreventAllow, 0, 0, 0, 1, 0}, nil, "CCACC"},
-		{"MODE SENSE(6)", []byte{opModeSense6, 0, 0x3f, 0, 255, 0}, nil, "CCACC"},
+		{"MODE SENSE(6)", []byte{opModeSense6, 0, 0x3f, 0, 255, 0}, nil, "ACAAC"},
+		{"MODE SENSE(10)", []byte{opModeSense10, 0, 0x3f, 0, 0, 0, 0, 0, 255, 0}, nil, "ACAAC"},
 		{"MODE SELECT(6)", []byte{opModeSelect6, 0x10, 0, 0, 0, 0}, nil, "CCACC"},
-		{"REPORT SUPPORTED OPERATION CODES", []byte{opMaintenanceIn, saReportOpcodes, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0}, nil, "CCACC"},
+		{"REPORT SUPPORTED OPERATION CODES", []byte{opMaintenanceIn, saReportOpcodes, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0}, nil, "ACAAC"},
+		{"REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", []byte{opMaintenanceIn, saReportTaskFuncs, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0}, nil, "ACAAC"},
+		{"RECEIVE COPY OPERATING PARAMETERS", copyStatusCDB(saCopyParameters, 0), nil, "CCACC"},
+		{"SANITIZE", sanitizeCDB(saExitFailure, 0, 0), nil, "CCACC"},
 		{"READ(6)", spanOf(6, opRead6, 0, 0, 1), nil, "ACAAC"},
 		{"READ(10)", spanOf(10, opRead10, 0, 0, 1), nil, "ACAAC"},
 		{"READ(12)", spanOf(12, opRead12, 0, 0, 1), nil, "ACAAC"},
@@ -79,6 +83,41 @@ func TestReservationsAreEnforced(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A write whose data is still on its way when its initiator is shut out changes nothing.
+func TestReservationsHoldForWhatIsPlanned(t *testing.T) {
+	for name, shutOut := range map[string]func(*rig){
+		"RESERVE(6)": func(r *rig) { r.good(r.a, []byte{opReserve6, 0, 0, 0, 0, 0}, nil, 0) },
+		"RESERVE": func(r *rig) {
+			r.pr(r.a, saRegister, 0, 0, keyA)
+			r.pr(r.a, saReserve, WriteExclusive, keyA, 0)
+		},
+		"PREEMPT": func(r *rig) {
+			r.pr(r.a, saRegister, 0, 0, keyA)
+			r.pr(r.b, saRegister, 0, 0, keyB)
+			r.pr(r.b, saReserve, WriteExclusiveRegistrantsOnly, keyB, 0)
+			r.pr(r.a, saPreempt, WriteExclusiveRegistrantsOnly, keyA, keyB)
+		},
+	} {
+		for _, tries := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				r := newRig(t, rigOptions{})
+				r.tries = tries
+				c := &Command{CDB: span16(opWrite16, 0, 0, 1), Nexus: r.b, ExpectedOut: testBlock}
+				r.run(c, func() {
+					c.Out = [][]byte{filled(1, 1)}
+					shutOut(r)
+				})
+				if c.Status != ReservationConflict || len(c.Sense()) != 0 {
+					t.Errorf("status %#x, sense % x", c.Status, c.Sense())
+				}
+				if !allZero(r.read(0, 1)) {
+					t.Error("the block was changed")
+				}
+			})
+		}
 	}
 }
 

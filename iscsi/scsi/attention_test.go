@@ -60,6 +60,16 @@ func TestUnitAttentions(t *testing.T) {
 			r.good(n, turCDB, nil, 0)
 		}
 	})
+	t.Run("there is room for all that there are", func(t *testing.T) {
+		all := []Code{MediumChanged, ModeParametersChanged, ReservationsPreempted, ReservationsReleased,
+			RegistrationsPreempted, AccessStateChanged, CapacityChanged, CommandsCleared, LUNsChanged}
+		for _, code := range all {
+			r.a.attentions.add(code)
+		}
+		for _, code := range all {
+			r.fails(r.a, turCDB, nil, 0, UnitAttention, code)
+		}
+	})
 	t.Run("they are bounded", func(t *testing.T) {
 		for i := range 100 {
 			r.a.attentions.add(Code(i))
@@ -134,15 +144,16 @@ func TestTaskManagementEndsCommands(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		function func(r *rig, c *Command, done func())
-		others   bool // ends those of other initiators
-		tells    Code // the other initiator
+		others   bool   // ends those of other initiators
+		tells    Code   // the other initiator
+		status   Status // of the command that ends
 	}{
-		{"ABORT TASK", func(r *rig, c *Command, done func()) { r.unit.Abort(c); done() }, false, 0},
-		{"ABORT TASK SET", func(r *rig, _ *Command, done func()) { r.unit.AbortTaskSet(r.a, done) }, false, 0},
-		{"CLEAR TASK SET", func(r *rig, _ *Command, done func()) { r.unit.ClearTaskSet(r.a, done) }, true, CommandsCleared},
-		{"LOGICAL UNIT RESET", func(r *rig, _ *Command, done func()) { r.unit.Reset(done) }, true, DeviceReset},
-		{"I_T NEXUS RESET", func(r *rig, _ *Command, done func()) { r.unit.LoseNexus(r.a, done) }, false, 0},
-		{"the session ends", func(r *rig, _ *Command, done func()) { r.unit.Detach(r.a, done) }, false, 0},
+		{"ABORT TASK", func(r *rig, c *Command, done func()) { r.unit.Abort(c); done() }, false, 0, Good},
+		{"ABORT TASK SET", func(r *rig, _ *Command, done func()) { r.unit.AbortTaskSet(r.a, done) }, false, 0, Good},
+		{"CLEAR TASK SET", func(r *rig, _ *Command, done func()) { r.unit.ClearTaskSet(r.a, done) }, true, CommandsCleared, Good},
+		{"LOGICAL UNIT RESET", func(r *rig, _ *Command, done func()) { r.unit.Reset(done) }, true, DeviceReset, TaskAborted},
+		{"I_T NEXUS RESET", func(r *rig, _ *Command, done func()) { r.unit.LoseNexus(r.a, done) }, false, 0, Good},
+		{"the session ends", func(r *rig, _ *Command, done func()) { r.unit.Detach(r.a, done) }, false, 0, CheckCondition},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			held := make(chan *volume.Request, 4)
@@ -177,6 +188,15 @@ func TestTaskManagementEndsCommands(t *testing.T) {
 			if (<-mineDone); !mine.Aborted {
 				t.Error("the command was not aborted")
 			}
+			for _, c := range []struct {
+				name string
+				*Command
+				want Status
+			}{{"in execution", mine, c.status}, {"planned before", planned, c.status}} {
+				if c.Aborted && (c.Status != c.want || c.Unanswered() != (c.want == Good)) {
+					t.Errorf("the command %s: status %#x, want %#x", c.name, c.Status, c.want)
+				}
+			}
 			if !c.others { // the write that follows the compare
 				q := <-held
 				q.Done.RequestDone(q)
@@ -184,6 +204,9 @@ func TestTaskManagementEndsCommands(t *testing.T) {
 			<-theirsDone
 			if theirs.Aborted != c.others {
 				t.Errorf("the other initiator's command: aborted %v", theirs.Aborted)
+			}
+			if c.others && (theirs.Status != TaskAborted || len(theirs.Sense()) > 0 || theirs.InLen > 0) {
+				t.Errorf("the other initiator's command: status %#x, sense % x", theirs.Status, theirs.Sense())
 			}
 			<-complete
 			if code, _ := r.b.attentions.take(); code != c.tells {

@@ -147,7 +147,10 @@ func TestUnmapParameterLists(t *testing.T) {
 		t.Error("a list with a bad descriptor was carried out in part")
 	}
 	r.fails(r.a, []byte{opUnmap, 1, 0, 0, 0, 0, 0, 0, 24, 0}, unmapData(0, 8), 0, IllegalRequest, InvalidFieldInCDB) // ANCHOR
-	r.fails(r.a, unmapCDB(257), make([]byte, 8+257*16), 0, IllegalRequest, InvalidFieldInCDB)
+	many := unmapData(make([]uint64, 2*257)...)
+	r.fails(r.a, unmapCDB(257), many, 0, IllegalRequest, InvalidFieldInParameter)
+	binary.BigEndian.PutUint16(many[2:], 256*16) // what follows the descriptors does not count
+	r.good(r.a, unmapCDB(257), many, 0)
 	r.good(r.a, unmapCDB(1), unmapData(0, testCount), 0)
 	if !bytes.Equal(r.read(0, 16), filled(16, 0)) {
 		t.Error("an UNMAP of everything left something")
@@ -208,7 +211,14 @@ func TestOrWrite(t *testing.T) {
 // Every COMPARE AND WRITE adds one to a counter that spans blocks; none may be
 // lost, and no reader may see a half-written one.
 func TestCompareAndWriteIsAtomic(t *testing.T) {
+	// Reads of one chunk are done by Try, those of two are not.
+	t.Run("on one chunk", func(t *testing.T) { compareCounts(t, 509) })
+	t.Run("on two chunks", func(t *testing.T) { compareCounts(t, 510) })
+}
+
+func compareCounts(t *testing.T, lba uint64) {
 	r := newRig(t, rigOptions{})
+	r.tries = true
 	const workers, rounds, blocks = 4, 60, 3
 	block := func(v uint64) []byte {
 		b := make([]byte, blocks*testBlock)
@@ -217,7 +227,6 @@ func TestCompareAndWriteIsAtomic(t *testing.T) {
 		}
 		return b
 	}
-	lba := uint64(510) // on two chunks
 	r.write(lba, block(0))
 	var all sync.WaitGroup
 	for w := range workers {

@@ -88,6 +88,7 @@ const (
 	Busy                Status = 0x08
 	ReservationConflict Status = 0x18
 	TaskSetFull         Status = 0x28
+	TaskAborted         Status = 0x40
 )
 
 // Key is a sense key: the kind of trouble.

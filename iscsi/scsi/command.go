@@ -64,19 +64,21 @@ type Command struct {
 	// much of it as has room is in In, so it may be more than ExpectedIn.
 	Status Status
 	InLen  int64
-	// Aborted: task management ended the command, and it has no status.
+	// Aborted: task management ended the command, or its path is gone: see Unanswered.
 	Aborted bool
 
 	sense      [maxSense]byte
 	senseBytes int
 
-	unit  *Unit
-	op    *operation
-	cdb   [16]byte // what the operation's mask lets through
-	lba   uint64
-	count uint64 // blocks
-	flags backend.Flags
-	exact bool // the initiator must mean to send Transfer bytes, no more
+	unit *Unit
+	op   *operation
+	cdb  [16]byte // what the operation's mask lets through
+	// access is what reservations look at, when it is planned and when it is executed.
+	access accessClass
+	lba    uint64
+	count  uint64 // blocks
+	flags  backend.Flags
+	exact  bool // the initiator must mean to send Transfer bytes, no more
 
 	abort     atomic.Bool
 	epoch     uint64 // of the nexus, when planned
@@ -92,6 +94,8 @@ type Command struct {
 	request volume.Request
 	parts   []volume.Request // instead of request, when multi is set
 	multi   bool
+	tried   volume.Request // of a Try; in vain, where inVain is set
+	inVain  bool
 	pending atomic.Int32
 	mount   *mount // what it has entered
 	copying *copying
@@ -117,7 +121,7 @@ func (c *Command) clear() {
 	c.Direction, c.Transfer, c.Asked = NoData, 0, 0
 	c.Status, c.InLen, c.Aborted, c.senseBytes = Good, 0, false, 0
 	c.unit, c.op, c.lba, c.count, c.flags, c.exact = nil, nil, 0, 0, 0, false
-	c.attention = 0
+	c.access, c.attention = 0, 0
 	c.next, c.inline, c.final = nil, false, false
 	c.scratch, c.cursor, c.tail, c.mount = nil, 0, nil, nil
 	if c.multi {
@@ -126,8 +130,12 @@ func (c *Command) clear() {
 		}
 		c.multi = false
 	}
-	c.hold, c.copying, c.unlocked = hold{}, nil, false
+	c.hold, c.copying, c.unlocked, c.inVain = hold{}, nil, false, false
 }
+
+// Unanswered says that the command ends without an answer, as its own initiator has
+// ended it and learns of that otherwise. Where somebody else has, Status tells.
+func (c *Command) Unanswered() bool { return c.Aborted && c.Status == Good }
 
 // Sense is the sense data of a command that ended with CheckCondition.
 func (c *Command) Sense() []byte { return c.sense[:c.senseBytes] }

@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/opencurve/curve-nbd/backend"
 )
@@ -54,16 +55,13 @@ func executeExtendedCopy(u *Unit, c *Command) verdict {
 // enter takes hold of the media, as far as the initiator may use them.
 func (j *copying) enter(n *Nexus) *Sense {
 	for i := range j.ends {
-		e := &j.ends[i]
-		if m := e.unit.mount.Load(); m != nil && m.enter() {
-			e.mount = m
-		} else {
+		if !j.ends[i].enter(n) {
 			return sense(CopyAborted, CopyUnitUnreachable)
 		}
 	}
 	for i := range j.segments {
 		s := &j.segments[i]
-		if !s.from.unit.allows(n, accessRead) || !s.to.unit.allows(n, accessWrite) {
+		if !s.allowed() {
 			return sense(CopyAborted, CopyUnitUnreachable)
 		}
 		if why := s.to.unit.writable(); why != nil {
@@ -73,23 +71,51 @@ func (j *copying) enter(n *Nexus) *Sense {
 	return nil
 }
 
-// allows says whether reservations let an initiator, known by a nexus of any unit
-// of the target, do something here.
-func (u *Unit) allows(n *Nexus, class accessClass) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if r := u.reserved; r != nil && (r.initiator != n.initiator || r.port.ID != n.port.ID) {
+// enter makes the copy one of the commands of the initiator's path to the unit: what
+// ends those ends it too, and waits for it.
+func (e *end) enter(n *Nexus) bool {
+	m, path := e.unit.mount.Load(), e.unit.pathOf(n)
+	if m == nil || path == nil || !m.enter() {
 		return false
 	}
-	return u.persist.denied(n.initiator, n.port.ID)&class == 0
+	e.mount, e.path, e.epoch = m, path, path.join()
+	return true
+}
+
+// pathOf is the path to this unit of an initiator with a path to one of the target's
+// units; nil for none.
+func (u *Unit) pathOf(n *Nexus) *Nexus {
+	if n.unit == u {
+		return n
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	i := slices.IndexFunc(u.nexuses, func(p *Nexus) bool { return p.initiator == n.initiator && p.port == n.port })
+	if i < 0 {
+		return nil
+	}
+	return u.nexuses[i]
+}
+
+// allowed says whether reservations let the initiator copy a segment.
+func (s *segment) allowed() bool { return s.from.path.may(accessRead) && s.to.path.may(accessWrite) }
+
+// stopped says why the copy must not go on with its segment.
+func (j *copying) stopped() *Sense {
+	over := func(e end) bool { return e.path.epoch.Load() != e.epoch }
+	if slices.ContainsFunc(j.ends, over) || !j.segments[j.done].allowed() {
+		return sense(CopyAborted, CopyUnitUnreachable)
+	}
+	return nil
 }
 
 // leave is the end of a copy, whatever came of it.
 func (j *copying) leave(c *Command) {
 	c.Nexus.copies.end(j, int(j.done) == len(j.segments))
 	for i := range j.ends {
-		if m := j.ends[i].mount; m != nil {
-			m.leave()
+		if e := &j.ends[i]; e.mount != nil {
+			e.mount.leave()
+			e.path.leave(e.epoch)
 		}
 	}
 	c.mount = j.own

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"runtime"
 	"testing"
+	"time"
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/volume"
@@ -310,6 +312,53 @@ func TestLongCommandsKeepNobodyOut(t *testing.T) {
 	}
 	for _, done := range verifies {
 		<-done
+	}
+}
+
+// Nor do VERIFYs of the whole disk, as many as there is memory for, keep it from those
+// that wait with blocks in hand.
+func TestLongCommandsTakeTurns(t *testing.T) {
+	held := make(chan *volume.Request, 2*scratchMax)
+	f := &faulty{}
+	f.hold = func(q *volume.Request) bool {
+		if q.Len != scratchSize {
+			return false
+		}
+		held <- q
+		return true
+	}
+	r := newRig(t, rigOptions{wrap: func(m Medium) Medium { f.Medium = m; return f }})
+	ended := make(finished, scratchMax)
+	for range scratchMax {
+		c := &Command{CDB: span16(opVerify16, 0, 0, testCount), Nexus: r.a, Done: ended}
+		if !r.unit.Plan(c) || r.unit.Execute(c) {
+			t.Fatalf("status %#x", c.Status)
+		}
+	}
+	c, written := r.start(r.b, span16(opWriteVerify16, 0x02, 8, 1), filled(1, 1))
+	for waiting := 0; waiting == 0; runtime.Gosched() { // for memory
+		r.unit.bulk.mu.Lock()
+		waiting = len(r.unit.bulk.waiting)
+		r.unit.bulk.mu.Unlock()
+	}
+	q := <-held
+	q.Done.RequestDone(q)
+	select {
+	case <-written:
+		if c.Status != Good {
+			t.Errorf("status %#x, sense % x", c.Status, c.Sense())
+		}
+	case <-time.After(patience):
+		t.Error("a WRITE AND VERIFY waits for the VERIFYs to end")
+	}
+	r.unit.AbortTaskSet(r.a, func() {})
+	for left := scratchMax; left > 0; {
+		select {
+		case q := <-held:
+			q.Done.RequestDone(q)
+		case <-ended:
+			left--
+		}
 	}
 }
 

@@ -35,6 +35,8 @@ type segment struct {
 type end struct {
 	unit  *Unit
 	mount *mount
+	path  *Nexus // of the initiator to it
+	epoch uint64 // of the path
 }
 
 // copyList is a decoded parameter list.

@@ -29,6 +29,7 @@ func TestACrowdThatDoesNotAgree(t *testing.T) {
 func crowd(t *testing.T, o rigOptions) {
 	o.unit.SanitizeRate = fast
 	r := newRig(t, o)
+	r.tries = true
 	medium := r.unit.mount.Load().Medium
 	const initiators, rounds = 6, 150
 	var all, functions sync.WaitGroup
@@ -46,7 +47,7 @@ func crowd(t *testing.T, o rigOptions) {
 				lba := uint64(random.IntN(64))
 				victim := uint64(random.IntN(initiators) + 1)
 				kind := allTypes[random.IntN(len(allTypes))]
-				switch random.IntN(16) {
+				switch random.IntN(17) {
 				case 0:
 					function(r.unit.Reset)
 				case 1:
@@ -85,6 +86,8 @@ func crowd(t *testing.T, o rigOptions) {
 					if err := r.unit.Activate(t.Context(), medium); err != nil && !errors.Is(err, backend.ErrBusy) {
 						t.Error(err)
 					}
+				case 14:
+					r.do(n, span16(opWrite16, 0, lba, 4), filled(4, 2), 0)
 				default:
 					r.do(n, compareCDB(lba, 4), filled(8, 1), 0)
 				}

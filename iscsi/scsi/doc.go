@@ -16,7 +16,7 @@
 // What the transport owes: it leaves a command and its slices alone between
 // Execute and completion; every slice but the last is a multiple of the block
 // size; it computes residuals from InLen or Transfer against what the initiator
-// expected; it drops the answer of a command with Aborted set.
+// expected; it drops the answer of a command that is Unanswered.
 //
 // It also says when an answer with a unit attention was not sent (Unreported),
 // when REPORT LUNS was answered by another unit (LUNsReported), and calls Refresh

@@ -111,7 +111,9 @@ func (r *Reservations) shows(o *order) bool {
 		if o.actionKey == 0 { // all registrants
 			return r.keyAt(at) == o.key && r.Type == o.kind && r.holds(o.initiator, o.port)
 		}
-		return r.keyAt(at) == o.key && !slices.ContainsFunc(r.Registrations, func(g Registration) bool { return g.Key == o.actionKey })
+		self := o.actionKey == o.key && at < 0 // who names itself may be gone too
+		return (self || r.keyAt(at) == o.key) &&
+			!slices.ContainsFunc(r.Registrations, func(g Registration) bool { return g.Key == o.actionKey })
 	case saRegisterAndMove:
 		return r.keyAt(r.find(o.toInitiator, o.toPort)) == o.actionKey
 	}

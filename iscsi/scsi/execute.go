@@ -48,18 +48,18 @@ func (u *Unit) plan(c *Command) *Sense {
 			return sense(UnitAttention, code)
 		}
 	}
-	access := op.access
-	if op.accessOf != nil {
-		access = op.accessOf(c)
-	}
-	if accessClass(n.denied.Load())&access != 0 {
-		c.Status = ReservationConflict
-		return nil
-	}
+	// The path comes first: in standby the reservations that are known may be old.
 	if op.ready {
 		if s := notReady(AccessState(n.state.Load())); s != nil {
 			return s
 		}
+	}
+	if c.access = op.access; op.accessOf != nil {
+		c.access = op.accessOf(c)
+	}
+	if !n.may(c.access) {
+		c.Status = ReservationConflict
+		return nil
 	}
 	if op.ready && !op.empty || op.full {
 		if s := u.noMedium(); s != nil {
@@ -103,7 +103,12 @@ func (u *Unit) mismatch(c *Command) *Sense {
 // else Done is told of the completion, possibly before Execute returns.
 func (u *Unit) Execute(c *Command) bool {
 	if !c.Nexus.enter(c) {
-		c.Aborted = true
+		c.cutShort()
+		return true
+	}
+	if !c.Nexus.may(c.access) { // its data took longer than somebody's order to shut it out
+		c.Status = ReservationConflict
+		u.finish(c)
 		return true
 	}
 	if c.op.ready && !u.mounted(c) {
@@ -168,6 +173,11 @@ func (u *Unit) run(c *Command) bool {
 
 // stopped says why a command that was let in must not touch the medium now.
 func (c *Command) stopped() *Sense {
+	if c.copying != nil {
+		if s := c.copying.stopped(); s != nil {
+			return s
+		}
+	}
 	switch {
 	case c.mount.gone.Load():
 		return standby()
@@ -239,30 +249,42 @@ func (c *Command) RequestDone(*volume.Request) {
 // outcome maps the errors of the requests just run.
 func (c *Command) outcome() *Sense {
 	if !c.multi {
-		if c.request.Err != nil {
-			return c.failure(c.request.Op, c.request.Err)
-		}
-		return nil
+		return c.outcomeOf(&c.request)
 	}
 	for i := range c.parts {
-		if r := &c.parts[i]; r.Err != nil {
-			return c.failure(r.Op, r.Err)
+		if s := c.outcomeOf(&c.parts[i]); s != nil {
+			return s
 		}
 	}
 	return nil
 }
 
+func (c *Command) outcomeOf(r *volume.Request) *Sense {
+	if r.Err == nil {
+		return nil
+	}
+	return c.failure(r.Op, r.Err)
+}
+
 // want sets the next request up.
 func (c *Command) want(op backend.OpKind, off, length int64, data []byte, next step) verdict {
-	r := &c.request
+	c.prepare(&c.request, op, off, length, data)
+	c.multi = false
+	c.next = next
+	return io
+}
+
+// prepare fills a request. What a Try has paid for to the volume's QoS, it does not
+// pay for again.
+func (c *Command) prepare(r *volume.Request, op backend.OpKind, off, length int64, data []byte) {
 	r.Reset()
 	r.Op, r.Off, r.Len, r.Data = op, off, length, data
 	if op.Changes() {
 		r.Flags = c.flags
 	}
-	c.multi = false
-	c.next = next
-	return io
+	if c.inVain {
+		r.Paid(&c.tried)
+	}
 }
 
 // finish gives everything back that the command holds.
@@ -286,8 +308,9 @@ func (u *Unit) finish(c *Command) {
 	}
 	// In this order: an abort that did not wait for this command finds it marked.
 	c.Nexus.leave(c.epoch)
-	if c.Aborted = c.aborted(); c.Aborted {
+	if c.aborted() {
 		u.Unreported(c)
+		c.cutShort()
 	}
 }
 

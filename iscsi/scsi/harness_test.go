@@ -31,13 +31,17 @@ type rig struct {
 	gateway *gateway.Gateway
 	unit    *Unit
 	a, b    *Nexus
+	tries   bool // before it executes
 }
 
 type rigOptions struct {
 	blockSize int64
+	spec      backend.VolumeSpec // instead of one of testSize
 	readOnly  bool
 	identity  string
 	wrap      func(Medium) Medium
+	chunks    func(backend.Chunks) backend.Chunks
+	qos       backend.QoS
 	unit      Options
 }
 
@@ -56,9 +60,16 @@ func newRig(t testing.TB, o rigOptions) *rig {
 		t.Fatal(err)
 	}
 	// Chunks so small that ordinary requests fall on several.
-	spec := backend.VolumeSpec{Name: "v", Size: testSize,
+	spec := backend.VolumeSpec{Name: "v", Size: testSize, QoS: o.qos,
 		Geometry: backend.Geometry{BlockSize: o.blockSize, ChunkSize: 256 << 10, SegmentSize: 2 << 20}}
-	g := gateway.New(b.Meta(), b.Chunks(), gateway.Options{ReadOnly: o.readOnly})
+	if o.spec.Size > 0 {
+		spec = o.spec
+	}
+	chunks := b.Chunks()
+	if o.chunks != nil {
+		chunks = o.chunks(chunks)
+	}
+	g := gateway.New(b.Meta(), chunks, gateway.Options{ReadOnly: o.readOnly})
 	if _, err := g.CreateVolume(t.Context(), spec); err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +141,7 @@ func (r *rig) run(c *Command, supply func()) []byte {
 	supply()
 	done := make(finished, 1)
 	c.Done = done
-	if !r.unit.Execute(c) {
+	if !(r.tries && r.unit.Try(c)) && !r.unit.Execute(c) {
 		select {
 		case <-done:
 		case <-time.After(patience):

@@ -55,6 +55,7 @@ func (u *Unit) modePage(code byte, pc byte) []byte {
 		b = make([]byte, 12)
 		b[2] = fixedPart(0x02) // GLTSD: nothing is logged
 		b[3] = fixedPart(0x10) // commands are reordered as is best
+		b[5] = fixedPart(0x40) // TAS: who did not end its commands is told
 		set(2, controlDSense, on(u.descriptorSense.Load(), false))
 		set(4, controlSWP, on(u.softProtect.Load(), false))
 	case pageExceptions:

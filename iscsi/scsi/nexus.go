@@ -41,6 +41,10 @@ type Nexus struct {
 	epoch   atomic.Uint64
 	running [2]atomic.Int64
 	drain   drain
+	// silent is the last epoch that began because the nexus itself ended its commands:
+	// those of the epochs before have no answer.
+	silent atomic.Uint64
+	gone   atomic.Bool // the unit was detached from it
 }
 
 // Initiator is the initiator port's name.
@@ -61,15 +65,46 @@ func (n *Nexus) enter(c *Command) bool {
 	return true
 }
 
+// join counts one more command in execution, of the epoch that it returns.
+func (n *Nexus) join() uint64 {
+	for {
+		epoch := n.epoch.Load()
+		n.running[epoch&1].Add(1)
+		if n.epoch.Load() == epoch {
+			return epoch
+		}
+		n.leave(epoch)
+	}
+}
+
 func (n *Nexus) leave(epoch uint64) {
 	if n.running[epoch&1].Add(-1) == 0 && n.drain.slot.Load() == epoch&1+1 {
 		n.drainEnded(epoch & 1)
 	}
 }
 
+// may says whether reservations let the nexus do something.
+func (n *Nexus) may(class accessClass) bool { return accessClass(n.denied.Load())&class == 0 }
+
 // aborted says that task management has ended the command.
 func (c *Command) aborted() bool {
 	return c.abort.Load() || c.Nexus.epoch.Load() != c.epoch
+}
+
+// cutShort gives a command that was ended the outcome that its initiator is to learn:
+// none if it has ended the command itself. The others would wait until they run out of
+// patience, and then begin with resets of their own, so TAS is set in the control mode
+// page. Whose path is gone is told what its next command would be.
+func (c *Command) cutShort() {
+	n := c.Nexus
+	c.Aborted, c.Status, c.InLen, c.senseBytes = true, Good, 0, 0
+	switch {
+	case c.abort.Load() || c.epoch < n.silent.Load():
+	case n.gone.Load():
+		c.fail(notSupported())
+	default:
+		c.Status = TaskAborted
+	}
 }
 
 // drain is the wait for the commands of an ended epoch. One at a time: a second
@@ -83,27 +118,36 @@ type drain struct {
 
 // ending is an order to end the commands of a nexus.
 type ending struct {
+	own  bool // it is the nexus's own order
 	tell []Code
 	done func()
 }
 
-// abortAll ends every command of the nexus, and tells it why. done is called, on
-// any goroutine, once none of them is in execution.
-func (n *Nexus) abortAll(done func(), tell ...Code) {
+// abortAll ends every command of the nexus for somebody else, and tells it why. done is
+// called, on any goroutine, once none of them is in execution.
+func (n *Nexus) abortAll(done func(), tell ...Code) { n.end(ending{false, tell, done}) }
+
+// abortOwn is abortAll for the nexus itself.
+func (n *Nexus) abortOwn(done func(), tell ...Code) { n.end(ending{true, tell, done}) }
+
+func (n *Nexus) end(e ending) {
 	n.drain.mu.Lock()
-	n.drain.waiting = append(n.drain.waiting, ending{tell, done})
+	n.drain.waiting = append(n.drain.waiting, e)
 	first := len(n.drain.waiting) == 1
 	n.drain.mu.Unlock()
 	if first {
-		n.drainBegin(tell)
+		n.drainBegin(&e)
 	}
 }
 
 // drainBegin tells after it has ended the commands: one that was told first could
 // be followed by another that is ended without a word.
-func (n *Nexus) drainBegin(tell []Code) {
+func (n *Nexus) drainBegin(e *ending) {
+	if e.own { // before the commands see that they are ended
+		n.silent.Store(n.epoch.Load() + 1)
+	}
 	slot := (n.epoch.Add(1) - 1) & 1
-	for _, code := range tell {
+	for _, code := range e.tell {
 		n.attentions.add(code)
 	}
 	n.drain.slot.Store(slot + 1)
@@ -127,12 +171,13 @@ func (n *Nexus) drainEnded(slot uint64) {
 	n.drain.mu.Unlock()
 	ended.done()
 	if next != nil {
-		n.drainBegin(next.tell)
+		n.drainBegin(next)
 	}
 }
 
-// maxAttentions bounds what is kept for an initiator that never asks.
-const maxAttentions = 8
+// maxAttentions bounds what is kept for an initiator that never asks: there are that
+// many kinds, and room to spare.
+const maxAttentions = 16
 
 // attentions are the unit attentions that wait to be reported, oldest first,
 // each code once.

@@ -146,8 +146,10 @@ func (r Reservations) applyPreempt(o *order) (Reservations, *refusal) {
 	if takes || everybody {
 		next = r.reserve(o.kind, o.initiator, o.port)
 	}
+	// Who has the reservation then stays registered; who has not may name himself too.
+	keeps := next.holds(o.initiator, o.port)
 	next = next.without(func(g Registration) bool {
-		return matches(g) && (g.Initiator != o.initiator || g.Port != o.port)
+		return matches(g) && !(keeps && g.Initiator == o.initiator && g.Port == o.port)
 	})
 	next.Generation++
 	if o.action == saPreemptAndAbort {
@@ -159,9 +161,9 @@ func (r Reservations) applyPreempt(o *order) (Reservations, *refusal) {
 // applyMove registers another nexus and makes it the holder.
 func (r Reservations) applyMove(o *order) (Reservations, *refusal) {
 	switch {
-	case r.Type == NoReservation || !r.holds(o.initiator, o.port):
-		return r, conflict
-	case r.Type.allHold():
+	case r.Type == NoReservation:
+		return r, refuse(badCDB(1, 4)) // there is nothing to move
+	case !r.holds(o.initiator, o.port), r.Type.allHold():
 		return r, conflict
 	case o.actionKey == 0:
 		return r, refuse(badData(8, noBit))

@@ -338,8 +338,11 @@ func TestRegisterAndMove(t *testing.T) {
 	cdb, list := move(keyA, keyB, 2)
 	r.conflicts(r.a, cdb, list)
 	r.pr(r.a, saRegister, 0, 0, keyA)
-	r.conflicts(r.a, cdb, list)
+	r.fails(r.a, cdb, list, 0, IllegalRequest, InvalidFieldInCDB) // nothing to move
 	r.pr(r.a, saReserve, ExclusiveAccess, keyA, 0)
+	r.pr(r.b, saRegister, 0, 0, keyA)
+	r.conflicts(r.b, cdb, list)
+	r.pr(r.b, saRegister, 0, keyA, 0)
 	badCDB, badList := move(keyA, 0, 0)
 	r.fails(r.a, badCDB, badList, 0, IllegalRequest, InvalidFieldInParameter)
 	r.good(r.a, cdb, list, 0)

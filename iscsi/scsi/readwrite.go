@@ -124,13 +124,8 @@ func (u *Unit) spread(c *Command, op backend.OpKind, off, n int64) verdict {
 	c.parts, c.multi = c.parts[:0], true
 	add := func(data []byte) {
 		c.parts = c.parts[:len(c.parts)+1]
-		r := &c.parts[len(c.parts)-1]
-		r.Reset()
-		r.Op, r.Off, r.Len, r.Data = op, off, int64(len(data)), data
-		if op.Changes() {
-			r.Flags = c.flags
-		}
-		off += r.Len
+		c.prepare(&c.parts[len(c.parts)-1], op, off, int64(len(data)), data)
+		off += int64(len(data))
 	}
 	for i, b := range slices {
 		b = b[:min(int64(len(b)), n)]

@@ -183,7 +183,7 @@ func TestReadOnlyAndSoftwareProtection(t *testing.T) {
 	}
 	hard := newRig(t, rigOptions{readOnly: true})
 	soft := newRig(t, rigOptions{})
-	soft.good(soft.a, []byte{opModeSelect6, 0x10, 0, 0, 16, 0}, modeList(pageControl, 10, 0x02, 0x10, controlSWP), 0)
+	soft.good(soft.a, []byte{opModeSelect6, 0x10, 0, 0, 16, 0}, modeList(pageControl, 10, 0x02, 0x10, controlSWP, 0x40), 0)
 	for name, c := range changes {
 		t.Run(name, func(t *testing.T) {
 			hard.fails(hard.a, c.cdb, c.out, 0, DataProtect, WriteProtected)

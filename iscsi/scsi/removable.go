@@ -77,7 +77,10 @@ func (u *Unit) prevented() *Sense {
 func (u *Unit) load(c *Command) verdict {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if !u.ejected.Load() {
+	switch {
+	case u.ejecting:
+		return u.afterEject(c)
+	case !u.ejected.Load():
 		return done
 	}
 	if s := u.prevented(); s != nil {
@@ -92,7 +95,10 @@ func (u *Unit) load(c *Command) verdict {
 func (u *Unit) eject(c *Command) verdict {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.ejected.Load() {
+	switch {
+	case u.ejecting:
+		return u.afterEject(c)
+	case u.ejected.Load():
 		return done
 	}
 	if s := u.prevented(); s != nil {
@@ -103,15 +109,37 @@ func (u *Unit) eject(c *Command) verdict {
 		u.ejected.Store(false)
 		return c.fail(s)
 	}
+	u.ejecting = true
 	c.inline = false
 	u.background.Go(func() {
-		if s := u.calmDown(c); s != nil {
-			u.ejected.Store(false)
+		s := u.calmDown(c)
+		u.endEject(s == nil)
+		if s != nil {
 			c.fail(s)
 		}
 		u.complete(c)
 	})
 	return wait
+}
+
+// afterEject has the command begin again when the eject under way is over. With u.mu
+// held.
+func (u *Unit) afterEject(c *Command) verdict {
+	c.inline = false
+	c.next = executeStartStop
+	u.movers = append(u.movers, c)
+	return wait
+}
+
+func (u *Unit) endEject(out bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ejecting = false
+	u.ejected.Store(out)
+	for _, c := range u.movers {
+		c.resume()
+	}
+	u.movers = nil
 }
 
 // calmDown goes on where the command is aborted: the medium is out by then.

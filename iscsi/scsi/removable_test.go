@@ -133,8 +133,11 @@ func TestEjectFlushes(t *testing.T) {
 	}
 	eject, ejected := r.start(r.a, ejectCDB, nil)
 	planned.Out = [][]byte{filled(1, 1)}
-	planned.Done = make(finished, 1)
-	over := r.unit.Execute(planned) // else it waits for the eject, which waits for the first
+	late := make(finished, 1)
+	planned.Done = late
+	if r.unit.Execute(planned) { // else it waits behind the eject
+		late <- planned
+	}
 	first := <-held
 	if first.Op != backend.OpWrite {
 		t.Fatalf("%v before the write was done", first.Op)
@@ -142,6 +145,10 @@ func TestEjectFlushes(t *testing.T) {
 	first.Done.RequestDone(first)
 	if (<-written); write.Status != Good {
 		t.Errorf("the write: status %#x", write.Status)
+	}
+	<-late
+	if _, code := planned.parseSense(); code != MediumNotPresent {
+		t.Errorf("a write after the eject: status %#x, sense % x", planned.Status, planned.Sense())
 	}
 	flush := <-held
 	if flush.Op != backend.OpFlush {
@@ -151,14 +158,47 @@ func TestEjectFlushes(t *testing.T) {
 	if (<-ejected); eject.Status != Good {
 		t.Errorf("the eject: status %#x", eject.Status)
 	}
-	if !over {
-		<-planned.Done.(finished)
-	}
-	if _, code := planned.parseSense(); code != MediumNotPresent {
-		t.Errorf("a write after the eject: status %#x, sense % x", planned.Status, planned.Sense())
-	}
 	f.hold = nil
 	r.fails(r.b, turCDB, nil, 0, NotReady, MediumNotPresent)
+}
+
+// Who ejects or loads while another ejects waits for that: over is what is flushed.
+func TestOneMovesTheMediumAtATime(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		cdb   []byte
+		after Code // of a TEST UNIT READY
+	}{{"eject", ejectCDB, MediumNotPresent}, {"load", loadCDB, 0}} {
+		t.Run(c.name, func(t *testing.T) {
+			held := make(chan *volume.Request, 4)
+			f, wrap := heldMedium(held)
+			r := removableRig(t, rigOptions{wrap: wrap})
+			_, written := r.start(r.b, span16(opWrite16, 0, 0, 1), filled(1, 1))
+			first, ejected := r.start(r.a, ejectCDB, nil)
+			second := &Command{CDB: c.cdb, Nexus: r.b, Done: make(finished, 1)}
+			if !r.unit.Plan(second) || r.unit.Execute(second) {
+				t.Errorf("over before what was written is flushed: status %#x", second.Status)
+				second.Done.CommandDone(second)
+			}
+			for range 2 { // the write, the flush
+				q := <-held
+				q.Done.RequestDone(q)
+			}
+			<-written
+			<-ejected
+			<-second.Done.(finished)
+			f.hold = nil
+			if first.Status != Good || second.Status != Good {
+				t.Errorf("status %#x and %#x", first.Status, second.Status)
+			}
+			for pending := true; pending; {
+				_, pending = r.a.attentions.take()
+			}
+			if _, code := r.do(r.a, turCDB, nil, 0).parseSense(); code != c.after {
+				t.Errorf("TEST UNIT READY: %04x, want %04x", code, c.after)
+			}
+		})
+	}
 }
 
 // A medium that cannot be flushed stays.

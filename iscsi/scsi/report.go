@@ -29,7 +29,7 @@ func executeReportOpcodes(u *Unit, c *Command) verdict {
 		return c.fail(badCDB(2, 2))
 	}
 	for _, op := range candidates {
-		if op.action == noAction || op.action == action {
+		if op.action == action || !actions && (action == 0 || c.cdb[2]&7 == reportCode) {
 			return c.reply(u.oneOperation(op, timeouts))
 		}
 	}

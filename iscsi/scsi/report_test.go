@@ -114,7 +114,7 @@ func TestModeSense(t *testing.T) {
 	}{
 		{"caching", []byte{opModeSense6, 8, 0x08, 0, 255, 0}, "17001000" + "0812040000000000000000000000000000000000"},
 		{"caching, changeable", []byte{opModeSense6, 8, 0x48, 0, 255, 0}, "17001000" + "0812040000000000000000000000000000000000"},
-		{"control", []byte{opModeSense6, 8, 0x0a, 0, 255, 0}, "0f001000" + "0a0a02100000000000000000"},
+		{"control", []byte{opModeSense6, 8, 0x0a, 0, 255, 0}, "0f001000" + "0a0a02100040000000000000"},
 		{"control, changeable", []byte{opModeSense6, 8, 0x4a, 0, 255, 0}, "0f001000" + "0a0a04000800000000000000"},
 		{"exceptions, default", []byte{opModeSense6, 8, 0x9c, 0, 255, 0}, "0f001000" + "1c0a08000000000000000000"},
 		{"with a block descriptor", []byte{opModeSense6, 0, 0x0a, 0, 16, 0}, "17001008" + "0000800000000200" + "0a0a0210"},
@@ -167,7 +167,7 @@ func TestModeSelect(t *testing.T) {
 	r.good(r.a, []byte{opModeSelect6, 0x10, 0, 0, 24, 0}, modeList(pageCaching, 18, 4), 0) // as it is
 	r.expectTold(r.b, 0)
 	list := append([]byte{0, 0, 0, 0, 0, 0, 0, 8}, r.unit.blockDescriptor(false)...)
-	list = append(list, modeList(pageControl, 10, 0x02|controlDSense, 0x10)[4:]...)
+	list = append(list, modeList(pageControl, 10, 0x02|controlDSense, 0x10, 0, 0x40)[4:]...)
 	r.good(r.a, []byte{opModeSelect10, 0x10, 0, 0, 0, 0, 0, 0, byte(len(list)), 0}, list, 0)
 	r.expectTold(r.b, ModeParametersChanged)
 	r.expectTold(r.a, 0)
@@ -222,6 +222,9 @@ func TestReportSupportedOperationCodes(t *testing.T) {
 	}
 	if b := r.good(r.a, cdb(reportAction, opPersistentIn, 9), nil, 100); b[1] != 1 {
 		t.Errorf("an unknown service action: % x", b)
+	}
+	if b := r.good(r.a, cdb(reportEither, opRead16, 1), nil, 100); b[1] != 1 {
+		t.Errorf("a service action of READ: % x", b)
 	}
 	r.fails(r.a, cdb(4, 0, 0), nil, 100, IllegalRequest, InvalidFieldInCDB)
 	b := r.good(r.a, []byte{opMaintenanceIn, saReportTaskFuncs, 0x80, 0, 0, 0, 0, 0, 0, 16, 0, 0}, nil, 16)

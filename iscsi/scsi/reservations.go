@@ -204,7 +204,7 @@ func (r *Reservations) notices(next *Reservations, initiator string, port uint16
 		switch {
 		case g.Initiator == initiator && g.Port == port:
 			continue
-		case next.find(g.Initiator, g.Port) < 0 && len(next.Registrations) == 0:
+		case next.find(g.Initiator, g.Port) < 0 && len(next.Registrations) == 0 && next.Aborts == r.Aborts:
 			n.code = ReservationsPreempted
 		case next.find(g.Initiator, g.Port) < 0:
 			n.code = RegistrationsPreempted

@@ -188,6 +188,11 @@ func TestActivateEnforcesWhatWasReservedElsewhere(t *testing.T) {
 	other := newRig(t, rigOptions{unit: Options{Reservations: store}})
 	other.pr(other.b, saRegister, 0, 0, 5)
 	other.pr(other.b, saReserve, WriteExclusive, 5, 0)
+	// What is known in standby may be old; and another path does.
+	if _, err := r.unit.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.fails(r.a, span16(opWrite16, 0, 0, 1), filled(1, 1), 0, NotReady, NotReadyStandby)
 	if err := r.unit.Activate(context.Background(), medium); err != nil {
 		t.Fatal(err)
 	}

@@ -6,8 +6,9 @@ import (
 
 // Task management. A function is complete when done is called: on any goroutine,
 // once none of the commands that it ended is in execution. Those complete with
-// Aborted set; a command that is planned but not executed must be dropped by the
-// transport, or given to Execute, which refuses it.
+// Aborted set, and without an answer where their own initiator has asked for it; else
+// they say TASK ABORTED. A command that is planned but not executed must be dropped by
+// the transport, or given to Execute, which refuses it.
 
 // Abort ends one command (ABORT TASK). The command completes as it always does,
 // which is when the function is complete.
@@ -15,7 +16,7 @@ func (u *Unit) Abort(c *Command) { c.abort.Store(true) }
 
 // AbortTaskSet ends the commands of a nexus. Also for I_T NEXUS RESET, together
 // with LoseNexus.
-func (u *Unit) AbortTaskSet(n *Nexus, done func()) { n.abortAll(done) }
+func (u *Unit) AbortTaskSet(n *Nexus, done func()) { n.abortOwn(done) }
 
 // ClearTaskSet ends the commands of all nexuses. The others learn of it.
 func (u *Unit) ClearTaskSet(n *Nexus, done func()) {
@@ -23,7 +24,9 @@ func (u *Unit) ClearTaskSet(n *Nexus, done func()) {
 }
 
 // Reset is LOGICAL UNIT RESET: all commands end, RESERVE, mode pages and who
-// prevents ejecting are as at the start, and everybody learns of it. Persistent reservations stay.
+// prevents ejecting are as at the start, and everybody learns of it. Persistent
+// reservations stay. Who asks for it has ended its own commands before (AbortTaskSet), so
+// that those have no answer.
 func (u *Unit) Reset(done func()) {
 	u.mu.Lock()
 	u.resetLocked()
@@ -41,7 +44,7 @@ func (u *Unit) LoseNexus(n *Nexus, done func()) {
 		u.refreshAccess()
 	}
 	u.mu.Unlock()
-	n.abortAll(done, NexusLoss)
+	n.abortOwn(done, NexusLoss)
 }
 
 // Unreported says that the transport has dropped the answer of a command that is
@@ -70,7 +73,7 @@ func abortEach(nexuses []*Nexus, except *Nexus, done func(), tell Code) {
 	}
 	for _, n := range nexuses {
 		if n == except {
-			n.abortAll(one)
+			n.abortOwn(one)
 		} else {
 			n.abortAll(one, tell)
 		}

@@ -20,27 +20,30 @@ func (u *Unit) Try(c *Command) bool {
 		return false
 	}
 	if !c.Nexus.enter(c) {
-		c.Aborted = true
+		c.cutShort()
 		return true
 	}
-	if !u.mounted(c) {
+	if !c.Nexus.may(c.access) || !u.mounted(c) {
 		c.Nexus.leave(c.epoch)
 		return false
 	}
 	c.hold = hold{from: c.lba, to: c.lba + c.count}
-	if c.stopped() != nil || !u.ranges.tryAcquire(c) {
+	// In this order: what ejects or sanitizes waits for those that hold blocks, and
+	// those that get theirs later must find it begun.
+	if !u.ranges.tryAcquire(c) || c.stopped() != nil {
 		c.back()
 		return false
 	}
-	c.want(kind, int64(c.lba)*u.blockSize, c.Transfer, data[0][:c.Transfer], nil)
-	if !c.mount.Try(&c.request) {
+	c.prepare(&c.tried, kind, int64(c.lba)*u.blockSize, c.Transfer, data[0][:c.Transfer])
+	if !c.mount.Try(&c.tried) {
+		c.inVain = true
 		c.back()
 		return false
 	}
 	if c.Direction == DataIn {
 		c.InLen = c.Transfer
 	}
-	if s := c.outcome(); s != nil {
+	if s := c.outcomeOf(&c.tried); s != nil {
 		c.fail(s)
 	}
 	u.finish(c)

@@ -74,7 +74,7 @@ type Unit struct {
 	protected bool
 	elsewhere bool // Options.PortsElsewhere
 	removable bool
-	ejected   atomic.Bool // the medium; changed with mu held, or by who has ejected it
+	ejected   atomic.Bool // the medium; changed with mu held
 	physical  int64
 	absent    bool // NewAbsent
 	blockSize int64
@@ -106,6 +106,9 @@ type Unit struct {
 	// reserved is the nexus that holds a RESERVE(6 or 10).
 	reserved *Nexus
 	persist  Reservations
+	// ejecting: an EJECT waits for commands, and movers for it.
+	ejecting bool
+	movers   []*Command
 }
 
 // New returns a unit. Close it.
@@ -195,8 +198,8 @@ func (u *Unit) Attach(initiator string, port Port) *Nexus {
 	return n
 }
 
-// Detach forgets a path: its commands are aborted, a RESERVE of it is over, what
-// it registered persists. done, which may be nil, is called once no command of it
+// Detach forgets a path: its commands are aborted, and say that there is no such unit; a
+// RESERVE of it is over, what it registered persists. done, which may be nil, is called once no command of it
 // is in execution.
 func (u *Unit) Detach(n *Nexus, done func()) {
 	u.mu.Lock()
@@ -214,6 +217,7 @@ func (u *Unit) Detach(n *Nexus, done func()) {
 	if done == nil {
 		done = func() {}
 	}
+	n.gone.Store(true)
 	n.abortAll(done)
 }
 

@@ -93,6 +93,22 @@ func (s *scratchRoom) take(c *Command) bool {
 	return true
 }
 
+// pass gives the command's memory to who waits for it, and queues the command behind the
+// others; false if nobody does.
+func (s *scratchRoom) pass(c *Command) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waiting) == 0 {
+		return false
+	}
+	first := s.waiting[0]
+	s.waiting = append(s.waiting[1:], c)
+	first.scratch, first.room = c.scratch, s
+	c.scratch, c.inline = nil, false
+	first.resume()
+	return true
+}
+
 func (s *scratchRoom) release(c *Command) {
 	b := c.scratch
 	c.scratch = nil

@@ -106,12 +106,8 @@ func decodeUnmap(u *Unit, c *Command, _ uint64) *Sense {
 	if s := u.writable(); s != nil {
 		return s
 	}
-	n := binary.BigEndian.Uint16(c.cdb[7:])
-	if n > unmapHeader+maxUnmaps*unmapDescriptor {
-		return badCDB(7, noBit)
-	}
 	c.flags = u.writeFlags(false)
-	if n > 0 {
+	if n := binary.BigEndian.Uint16(c.cdb[7:]); n > 0 {
 		c.Direction, c.Transfer = DataOut, int64(n)
 	}
 	return nil
@@ -173,6 +169,9 @@ func unmapList(b []byte) ([]byte, *Sense) {
 	}
 	n := int(binary.BigEndian.Uint16(b[2:]))
 	n = min(n, len(b)-unmapHeader) / unmapDescriptor * unmapDescriptor
+	if n > maxUnmaps*unmapDescriptor {
+		return nil, badData(2, noBit)
+	}
 	return b[unmapHeader:][:n], nil
 }
 

@@ -111,6 +111,28 @@ func TestRandomHeadersAfterLogin(t *testing.T) {
 	other.sync() // it may have been told of a reset by one of them
 }
 
+// 6.3: who sends something else in the middle of a login is told before the connection ends.
+func TestOtherPDUsDuringLogin(t *testing.T) {
+	p := serve(t, setup{})
+	i := p.dial(t)
+	i.agreed = make(map[string]string)
+	if l, err := i.loginStep(i.loginRequest(iscsi.StageSecurity, iscsi.StageOperational), text(i.loginKeys()...)); err != nil || l.Status != iscsi.StatusSuccess {
+		t.Fatal(l.Status, err)
+	}
+	n := iscsi.NopOut{Immediate: true, InitiatorTaskTag: 5, TargetTransferTag: iscsi.ReservedTag, CmdSN: i.cmdSN}
+	var b iscsi.BHS
+	n.Encode(&b)
+	i.send(b, nil)
+	a, err := i.read()
+	must(t, err)
+	var l iscsi.LoginResponse
+	must(t, l.Decode(&a.BHS))
+	if l.Status != iscsi.StatusInvalidDuringLogin || l.InitiatorTaskTag != 7 || l.StatSN != i.statSN {
+		t.Errorf("answered %+v", l)
+	}
+	i.wantClosed()
+}
+
 func TestBytesBeforeLogin(t *testing.T) {
 	p := serve(t, setup{})
 	login := func(change func(*iscsi.BHS)) []byte {

@@ -10,11 +10,12 @@ import (
 // appendTo implements reply: the answer of a command (11.4, 11.7). Data and status go
 // in one PDU where that can be.
 func (t *task) appendTo(o *sender) {
+	o.session.settled(t)
 	if !t.immediate {
 		o.maxCmdSN.Add(1)
 	}
 	c := &t.command
-	if c.Aborted {
+	if c.Unanswered() {
 		return
 	}
 	n := t.dataIn()

@@ -107,11 +107,11 @@ func (s *session) execute(t *task) error {
 		t.began = volume.Now()
 	}
 	s.register(t, phaseExecuting)
-	s.writer.begin()
+	s.writer.Begin()
 	if !t.lun.unit.Execute(&t.command) {
 		return nil
 	}
-	s.writer.drop()
+	s.writer.Drop()
 	return s.answer(t, iscsi.BHSSize+int(t.dataIn()))
 }
 

@@ -11,6 +11,7 @@ const (
 	good                = 0x00
 	checkCondition      = 0x02
 	taskSetFull         = 0x28
+	taskAborted         = 0x40
 	lunNotSupported     = 0x2500
 	lunsChanged         = 0x3f0e
 	unexpectedData      = 0x0c0c

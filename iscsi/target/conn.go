@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"math"
 	"net"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencurve/curve-nbd/gateway/stream"
+	"github.com/opencurve/curve-nbd/iscsi"
 )
 
 // conn is one connection: a login, then its session. Its reader goroutine (run)
@@ -22,6 +24,11 @@ type conn struct {
 	out    *stream.Output
 	ctx    context.Context // ends, with the cause, when the connection is cut
 	cancel context.CancelCauseFunc
+
+	// initiator and target are what the login has said of itself; asked are its
+	// requests so far.
+	initiator, target string
+	asked             int
 
 	// session is there after the login; the watchdog reads it.
 	session atomic.Pointer[session]
@@ -52,31 +59,58 @@ func (c *conn) run() {
 	defer c.cancel(nil)
 	defer c.nc.Close()
 	defer c.in.Free()
-	log := c.server.log.With("remote", remoteName(c.nc))
 
 	_ = c.nc.SetDeadline(time.Now().Add(c.server.opts.LoginTimeout))
 	s, err := c.login()
 	if err == nil {
 		_ = c.nc.SetDeadline(time.Time{})
-		log = log.With("initiator", s.initiator, "target", s.target)
-		log.Info("initiator logged in", "tsih", s.tsih, "user", s.user)
+		c.log().Info("initiator logged in", "tsih", s.tsih, "user", s.user)
 		if c.draining.Load() { // the deadline that was to wake us was just overwritten
 			_ = c.nc.SetReadDeadline(time.Now())
 		}
 		err = s.transmit()
 		s.end(err)
 	}
+	c.sayEnd(s != nil, err)
+}
+
+// log is for what is said of the connection: where it comes from, and who it is as far
+// as that is known.
+func (c *conn) log() *slog.Logger {
+	log := c.server.log.With("remote", remoteName(c.nc))
+	if c.initiator != "" {
+		log = log.With("initiator", c.initiator)
+	}
+	if c.initiator != "" || c.target != "" { // "" is discovery then
+		log = log.With("target", c.target)
+	}
+	return log
+}
+
+// sayEnd logs why the connection is over.
+func (c *conn) sayEnd(loggedIn bool, err error) {
+	var refused *iscsi.LoginError
+	log, warn := c.log(), slog.LevelWarn
+	if !loggedIn && !c.server.unwelcome.Allow() {
+		warn = slog.LevelDebug
+	}
 	switch reason := c.cut.Load(); {
 	case reason != nil:
-		log.Warn("initiator cut off", "reason", *reason)
+		log.Log(c.ctx, warn, "initiator cut off", "reason", *reason)
 	case errors.Is(err, errOver):
 		log.Info("initiator logged out")
+	case !loggedIn && errors.As(err, &refused):
+		log.Log(c.ctx, warn, "login refused", "status", refused.Status, "reason", refused.Err)
+	case !loggedIn && errors.Is(err, os.ErrDeadlineExceeded) && !c.draining.Load():
+		log.Log(c.ctx, warn, "initiator cut off", "reason", "login took too long", "limit", c.server.opts.LoginTimeout)
+	case !loggedIn && c.asked == 0 && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
+		log.Debug("connection ended before a login") // somebody looks whether the port is open
+	case !loggedIn && !c.draining.Load():
+		log.Log(c.ctx, warn, "initiator broke its login off", "error", err)
 	case errors.Is(err, io.EOF), c.draining.Load():
 		log.Info("initiator left")
-	case s == nil && errors.Is(err, os.ErrDeadlineExceeded):
-		log.Warn("initiator cut off", "reason", "login took too long", "limit", c.server.opts.LoginTimeout)
 	default:
-		log.Warn("connection ended", "error", err)
+		log.Log(c.ctx, warn, "connection ended", "error", err)
 	}
 }
 

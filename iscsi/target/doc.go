@@ -10,7 +10,7 @@
 //
 // A session is one connection (MaxConnections is 1, ErrorRecoveryLevel 0): its
 // reader goroutine does everything that does not wait, and answers it in batches;
-// its writer goroutine, which starts with the first command that waits, sends the
+// its writer (stream.Writer), which starts with the first command that waits, sends the
 // rest. Serial numbers are stamped as PDUs go out, so the order on the wire is that
 // of StatSN.
 //

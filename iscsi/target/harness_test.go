@@ -50,6 +50,7 @@ type portal struct {
 	server   *target.Server
 	gateway  *gateway.Gateway
 	registry *registry.Registry
+	meta     backend.Meta
 	chunks   *gatedChunks
 	stop     func() // stops the server in order; may be called early
 }
@@ -72,7 +73,7 @@ func serve(t testing.TB, s setup) *portal {
 
 // newPortal is a gateway that does not listen yet.
 func newPortal(meta backend.Meta, chunks backend.Chunks, s setup) *portal {
-	p := &portal{chunks: &gatedChunks{Chunks: chunks}}
+	p := &portal{meta: meta, chunks: &gatedChunks{Chunks: chunks}}
 	p.gateway = gateway.New(meta, p.chunks, s.gateway)
 	p.registry = registry.New(meta, registry.Options{Poll: time.Hour, Logger: slog.New(slog.DiscardHandler)})
 	return p
@@ -135,10 +136,16 @@ func volumeOf(lun int) string { return "vol" + string(rune('a'+lun%26)) }
 // addUnit makes a volume, and a unit of it.
 func (p *portal) addUnit(t testing.TB, lun int) {
 	t.Helper()
+	p.addVolume(t, lun)
+	_, err := p.registry.AddUnit(t.Context(), targetName, registry.Unit{Number: lun, Volume: volumeOf(lun)})
+	must(t, err)
+}
+
+// addVolume makes the volume of a unit.
+func (p *portal) addVolume(t testing.TB, lun int) {
+	t.Helper()
 	g := backend.Geometry{BlockSize: blockSize, ChunkSize: 256 * kib, SegmentSize: 2 * mib}
 	_, err := p.gateway.CreateVolume(t.Context(), backend.VolumeSpec{Name: volumeOf(lun), Size: volumeSize, Geometry: g})
-	must(t, err)
-	_, err = p.registry.AddUnit(t.Context(), targetName, registry.Unit{Number: lun, Volume: volumeOf(lun)})
 	must(t, err)
 }
 

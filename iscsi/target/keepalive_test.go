@@ -27,9 +27,12 @@ func (i *initiator) pong(a answer) {
 	i.send(b, nil)
 }
 
+// silence is longer than a login takes on a busy machine: no ping comes in the middle of it.
+const silence = 200 * time.Millisecond
+
 // 11.19: an initiator that answers pings stays, however idle it is.
 func TestIdleInitiatorThatAnswersStays(t *testing.T) {
-	p := serve(t, setup{options: target.Options{KeepAlive: 20 * time.Millisecond}})
+	p := serve(t, setup{options: target.Options{KeepAlive: silence}})
 	i := p.login(t)
 	for range 20 { // each is one time of silence; 5 are too many without an answer
 		i.pong(i.want(iscsi.OpNopIn))
@@ -38,7 +41,7 @@ func TestIdleInitiatorThatAnswersStays(t *testing.T) {
 }
 
 func TestSilentInitiatorIsCutOff(t *testing.T) {
-	p := serve(t, setup{options: target.Options{KeepAlive: 20 * time.Millisecond}})
+	p := serve(t, setup{options: target.Options{KeepAlive: silence}})
 	i := p.login(t)
 	i.want(iscsi.OpNopIn)
 	i.wantClosed()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/opencurve/curve-nbd/iscsi"
 	"github.com/opencurve/curve-nbd/iscsi/registry"
@@ -46,8 +47,12 @@ func (c *conn) loginStep(l *iscsi.Login) (step iscsi.LoginStep, err error) {
 	}
 	var bhs iscsi.BHS
 	c.in.Skip(copy(bhs[:], c.in.Bytes()))
-	if bhs.Opcode() != iscsi.OpLoginRequest { // 6.3: nothing else before
-		return step, fmt.Errorf("%v before login", bhs.Opcode())
+	if op := bhs.Opcode(); op != iscsi.OpLoginRequest {
+		step, answered := l.Foreign(op)
+		if !answered {
+			return step, fmt.Errorf("%v before login", op)
+		}
+		return step, c.answerLogin(&step)
 	}
 	if err := bhs.Check(iscsi.LoginLimits); err != nil {
 		return step, err
@@ -62,12 +67,17 @@ func (c *conn) loginStep(l *iscsi.Login) (step iscsi.LoginStep, err error) {
 	if err := request.Decode(&bhs); err != nil {
 		return step, err
 	}
+	c.asked++
 	step = l.Receive(&request, data)
+	return step, c.answerLogin(&step)
+}
+
+func (c *conn) answerLogin(step *iscsi.LoginStep) error {
 	var answer iscsi.BHS
 	step.Response.Encode(&answer)
 	var padding [3]byte
 	text := step.Text
-	return step, c.out.Write([][]byte{answer[:], text, padding[:iscsi.Padded(len(text))-len(text)]})
+	return c.out.Write([][]byte{answer[:], text, padding[:iscsi.Padded(len(text))-len(text)]})
 }
 
 // policy decides about one login, from the directory.
@@ -80,15 +90,32 @@ type policy struct {
 
 // Target implements iscsi.Policy.
 func (p *policy) Target(name string) (iscsi.TargetInfo, error) {
+	p.conn.target = name
 	t, ok := p.conn.server.directory.Target(name)
+	if !ok && p.lookAgain() {
+		t, ok = p.conn.server.directory.Target(name)
+	}
 	if !ok {
 		return iscsi.TargetInfo{}, fmt.Errorf("%w: %q", iscsi.ErrTargetNotFound, name)
 	}
 	return iscsi.TargetInfo{PortalGroup: p.conn.server.opts.PortalGroup, Alias: t.Alias}, nil
 }
 
+// lookPatience bounds what a login waits for the metadata.
+const lookPatience = 2 * time.Second
+
+// lookAgain has the directory look for news before a login is refused: what it lacks may
+// just have been added at another gateway, and initiators take such a refusal for final.
+// However many logins ask, one looks at a time.
+func (p *policy) lookAgain() bool {
+	ctx, cancel := context.WithTimeout(p.ctx, lookPatience)
+	defer cancel()
+	return p.conn.server.directory.Refresh(ctx) == nil
+}
+
 // Allow implements iscsi.Policy.
 func (p *policy) Allow(initiator, target string) error {
+	p.conn.initiator, p.conn.target = initiator, target
 	if target == "" { // discovery shows what the initiator may log in to
 		return nil
 	}
@@ -96,7 +123,14 @@ func (p *policy) Allow(initiator, target string) error {
 	if !ok {
 		return iscsi.ErrTargetNotFound
 	}
-	if _, allowed := t.Sees(initiator); !allowed {
+	_, allowed := t.Sees(initiator)
+	if !allowed && p.lookAgain() {
+		if t, ok = p.conn.server.directory.Target(target); !ok {
+			return iscsi.ErrTargetNotFound
+		}
+		_, allowed = t.Sees(initiator)
+	}
+	if !allowed {
 		return fmt.Errorf("%w: let it in with `acl add %s %s`", iscsi.ErrNotAllowed, target, initiator)
 	}
 	return nil

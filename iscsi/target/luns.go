@@ -145,9 +145,9 @@ func (t *unitTable) luns() []uint64 {
 	return luns
 }
 
-// set attaches what is new in the session's list and detaches what is no longer there. A volume
-// that is gone for good is left out, and logged: the others are worth a session. What
-// cannot be opened just now is an error. The list is looked up here, so that of several
+// set detaches what is no longer in the session's list, and then attaches what is new there,
+// which may wait. A volume that is gone for good is left out, and logged: the others are
+// worth a session. What cannot be opened just now is an error. The list is looked up here, so that of several
 // changes the last one stays.
 func (t *unitTable) set(ctx context.Context) error {
 	t.change.Lock()
@@ -162,14 +162,7 @@ func (t *unitTable) set(ctx context.Context) error {
 	if t.absent == nil {
 		t.absent = t.join(registry.Unit{Number: -1}, t.session.server.units.absent)
 	}
-	var next, gone []*lun
-	for _, l := range t.all() {
-		if slices.Contains(want, l.Unit) {
-			next = append(next, l)
-		} else {
-			gone = append(gone, l)
-		}
-	}
+	next := t.keep(want)
 	var trouble error
 	for _, r := range want {
 		if slices.ContainsFunc(next, func(l *lun) bool { return l.Unit == r }) {
@@ -187,10 +180,24 @@ func (t *unitTable) set(ctx context.Context) error {
 	}
 	slices.SortFunc(next, func(a, b *lun) int { return a.Number - b.Number })
 	t.list.Store(&next)
+	return trouble
+}
+
+// keep detaches what is not wanted any more, and returns the rest.
+func (t *unitTable) keep(want []registry.Unit) []*lun {
+	var kept, gone []*lun
+	for _, l := range t.all() {
+		if slices.Contains(want, l.Unit) {
+			kept = append(kept, l)
+		} else {
+			gone = append(gone, l)
+		}
+	}
+	t.list.Store(&kept)
 	for _, l := range gone {
 		t.detach(l)
 	}
-	return trouble
+	return slices.Clone(kept)
 }
 
 // join makes a path of the session to a unit, which it takes over.
@@ -256,18 +263,24 @@ func (s *session) attachUnits(ctx context.Context) error {
 	return err
 }
 
-// targetsChanged brings the sessions up to date with the directory.
+// targetsChanged brings the sessions up to date with the directory, side by side: one may
+// wait for a unit that cannot be opened just now.
 func (s *Server) targetsChanged(names []string) {
 	for _, name := range names {
 		for _, x := range s.sessions.of(name) {
-			x.refresh()
+			s.watchdog.Go(x.refresh)
 		}
 	}
 }
 
 // refresh changes what the session sees.
 func (s *session) refresh() {
-	before := s.units.luns()
+	// Not behind a change that waits: who is not let in any more has to go now.
+	if _, err := s.sees(); err != nil {
+		s.conn.abort("it has to leave: " + err.Error())
+		return
+	}
+	before := s.units.all()
 	switch err := s.units.set(s.conn.ctx); {
 	case err == nil || s.conn.ctx.Err() != nil:
 	case lost(err):
@@ -276,8 +289,8 @@ func (s *session) refresh() {
 	default:
 		s.server.log.Error("a logical unit cannot be served yet; initiators see it when they log in again", "target", s.target, "error", err)
 	}
-	if after := s.units.luns(); !slices.Equal(before, after) {
-		for _, l := range s.units.all() {
+	if after := s.units.all(); !slices.Equal(before, after) {
+		for _, l := range after {
 			l.nexus.Notify(scsi.LUNsChanged)
 		}
 		s.post(s.lunsEvent())

@@ -1,6 +1,7 @@
 package target
 
 import (
+	"log/slog"
 	"slices"
 	"sync/atomic"
 
@@ -19,14 +20,14 @@ func (s *session) taskRequest(p *pdu) error {
 	if !serve {
 		return err
 	}
-	s.server.log.Info("task management", "initiator", s.initiator, "target", s.target, "function", r.Function, "lun", r.LUN)
+	s.note(slog.LevelInfo, "task management", "initiator", s.initiator, "target", s.target, "function", r.Function, "lun", r.LUN)
 	// What was answered must not come behind the answer to this: the initiator would
 	// take it for that of another task.
 	if err := s.flush(); err != nil {
 		return err
 	}
-	s.writer.begin()
-	finish := func(result iscsi.TaskResult) { s.writer.finish(s.taskAnswer(&r, result)) }
+	s.writer.Begin()
+	finish := func(result iscsi.TaskResult) { s.writer.Finish(s.taskAnswer(&r, result)) }
 	switch r.Function {
 	case iscsi.AbortTask:
 		s.abortTask(&r)
@@ -50,18 +51,17 @@ func (s *session) taskRequest(p *pdu) error {
 		finish(iscsi.TaskLUNUnknown)
 		return nil
 	}
-	s.dropWaiting(func(t *task) bool { return t.lun == l })
-	done := func() {
+	done := s.endTasks(func(t *task) bool { return t.lun == l }, func() {
 		l.letGo()
 		finish(iscsi.TaskComplete)
-	}
+	})
 	switch r.Function {
 	case iscsi.AbortTaskSet:
 		l.unit.AbortTaskSet(l.nexus, done)
 	case iscsi.ClearTaskSet:
 		l.unit.ClearTaskSet(l.nexus, done)
 	default:
-		l.unit.Reset(done)
+		l.reset(done)
 	}
 	return nil
 }
@@ -90,23 +90,24 @@ func (s *session) abortTask(r *iscsi.TaskRequest) {
 			s.sender.maxCmdSN.Add(1)
 			result = iscsi.TaskComplete
 		}
-		s.writer.finish(s.taskAnswer(r, result))
+		s.writer.Finish(s.taskAnswer(r, result))
 	case t.phase == phaseExecuting:
 		t.lun.unit.Abort(&t.command)
-		t.waiters = append(t.waiters, s.taskAnswer(r, iscsi.TaskComplete))
+		answer := s.taskAnswer(r, iscsi.TaskComplete)
+		t.waiters = append(t.waiters, func() { s.writer.Finish(answer) })
 		s.mu.Unlock()
-		s.writer.drop() // the task posts it
 	default:
+		// Before anybody gives it room, and has it executed.
+		dropped := s.takeWaiting(func(x *task) bool { return x == t })
 		s.mu.Unlock()
-		s.dropWaiting(func(x *task) bool { return x == t })
-		s.writer.finish(s.taskAnswer(r, iscsi.TaskComplete))
+		s.forget(dropped)
+		s.writer.Finish(s.taskAnswer(r, iscsi.TaskComplete))
 	}
 }
 
 // resetTarget resets every unit that the session sees; a cold reset then ends all
 // sessions with the target.
 func (s *session) resetTarget(r *iscsi.TaskRequest) {
-	s.dropWaiting(func(*task) bool { return true })
 	cold := r.Function == iscsi.TargetColdReset
 	answer := s.taskAnswer(r, iscsi.TaskComplete)
 	if cold {
@@ -122,9 +123,9 @@ func (s *session) resetTarget(r *iscsi.TaskRequest) {
 			held = append(held, l)
 		}
 	}
-	done := countdown(len(held)+1, func() { s.writer.finish(answer) })
+	done := countdown(len(held)+1, s.endTasks(func(*task) bool { return true }, func() { s.writer.Finish(answer) }))
 	for _, l := range held {
-		l.unit.Reset(func() {
+		l.reset(func() {
 			l.letGo()
 			done()
 		})
@@ -132,10 +133,44 @@ func (s *session) resetTarget(r *iscsi.TaskRequest) {
 	done()
 }
 
+// endTasks ends tasks that are not in execution yet, and returns what is to be called when
+// the units have ended the others: once those have left the table too, which is somewhat
+// later, answer is called. From then on the initiator may use their tags again.
+func (s *session) endTasks(which func(*task) bool, answer func()) (done func()) {
+	s.mu.Lock()
+	dropped := s.takeWaiting(which)
+	var executing []*task
+	for _, t := range s.tasks {
+		if which(t) {
+			executing = append(executing, t)
+		}
+	}
+	done = countdown(len(executing)+1, answer)
+	for _, t := range executing {
+		t.waiters = append(t.waiters, done)
+	}
+	s.mu.Unlock()
+	s.forget(dropped)
+	return done
+}
+
+// reset resets a unit for its session, whose own commands end without an answer.
+func (l *lun) reset(done func()) {
+	l.unit.AbortTaskSet(l.nexus, func() {})
+	l.unit.Reset(done)
+}
+
 // dropWaiting ends tasks that are not in execution yet. They get no answer.
 func (s *session) dropWaiting(which func(*task) bool) {
 	s.mu.Lock()
-	var dropped []*task
+	dropped := s.takeWaiting(which)
+	s.mu.Unlock()
+	s.forget(dropped)
+}
+
+// takeWaiting takes tasks that are not in execution out of where they wait, for forget.
+// With session.mu held.
+func (s *session) takeWaiting(which func(*task) bool) (dropped []*task) {
 	for tag, t := range s.tasks {
 		if t.phase != phaseExecuting && which(t) {
 			dropped = append(dropped, t)
@@ -143,9 +178,17 @@ func (s *session) dropWaiting(which func(*task) bool) {
 		}
 	}
 	s.starved.queue = slices.DeleteFunc(s.starved.queue, func(t *task) bool { return slices.Contains(dropped, t) })
-	s.mu.Unlock()
-	for _, t := range dropped {
-		s.forget(t)
+	return dropped
+}
+
+// forget forgets tasks that get no answer.
+func (s *session) forget(tasks []*task) {
+	for _, t := range tasks {
+		if !t.immediate {
+			s.sender.maxCmdSN.Add(1)
+		}
+		t.lun.unit.Unreported(&t.command)
+		t.free()
 	}
 }
 

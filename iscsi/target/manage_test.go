@@ -65,11 +65,12 @@ func TestTaskManagementWaitsForCommandsInExecution(t *testing.T) {
 			c := i.stalledRead(p, 0)
 			tag := i.manage(iscsi.TaskRequest{Function: f, ReferencedTaskTag: c.tag, RefCmdSN: i.cmdSN - 1})
 			i.quiet()
-			p.chunks.open()
-			// The command itself is never answered.
+			go p.chunks.open() // commands end there
+			// The command itself is never answered, and its tag is free.
 			if got := i.managed(tag); got != iscsi.TaskComplete {
 				t.Fatalf("result %d", got)
 			}
+			i.do(command{cdb: inquiry(36), read: true, expected: 36, tag: c.tag}).wants(t, good, 0)
 			i.ready(0)
 			if got := int(i.maxCmdSN - i.cmdSN + 1); got != 128 {
 				t.Errorf("window of %d commands afterwards", got)
@@ -171,17 +172,25 @@ func TestResetIsSeenByOtherSessions(t *testing.T) {
 		t.Run(names[f], func(t *testing.T) {
 			p := serve(t, setup{})
 			i, other := p.login(t), p.loginAs(t, otherName)
-			i.stalledRead(p, 0)
 			w := command{cdb: write10(0, 16), write: true, expected: 8192, data: pattern(8192, 9)}
 			other.start(&w)
 			r := other.wantR2T(&w)
+			w.asked = 1
+			i.stalledRead(p, 0)
+			executing := command{cdb: read10(0, 8), read: true, expected: 4096}
+			other.start(&executing)
+			other.quiet()
 			tag := i.manage(iscsi.TaskRequest{Function: f})
 			i.quiet()
 			p.chunks.open()
 			if got := i.managed(tag); got != iscsi.TaskComplete {
 				t.Fatalf("result %d", got)
 			}
+			// Its commands are not left without an answer, or it would find out by its own
+			// patience, and begin to reset the unit itself.
+			other.finish(&executing).wants(t, taskAborted, 0)
 			other.raw(other.dataOut(&w, r.TargetTransferTag, 0, 8192, 4096))
+			other.finish(&w).wants(t, taskAborted, 0)
 			other.do(command{cdb: testUnitReady()}).wants(t, checkCondition, 0x2903)
 			other.alive()
 			if b := other.load(0, 0, 16); b[5] == w.data[5] {
@@ -189,6 +198,52 @@ func TestResetIsSeenByOtherSessions(t *testing.T) {
 			}
 			i.ready(0)
 		})
+	}
+}
+
+// Commands that get the room they wait for just when they are aborted: what is said to be
+// over is not answered afterwards.
+func TestAbortOfCommandsThatAreJustGivenRoom(t *testing.T) {
+	p := serve(t, setup{gateway: smallGateway})
+	i := p.login(t)
+	i.store(0, 0, pattern(mib, 1))
+	for range 40 {
+		aborts := make(map[uint32]uint32) // by the tag of the request, what it is to end
+		over := make(map[uint32]bool)
+		var b []byte
+		var reads []*command
+		for range 24 {
+			c := &command{cdb: read10(0, 2048), read: true, expected: mib}
+			b = append(b, i.frames(c)...)
+			reads = append(reads, c)
+		}
+		for n, c := range reads[4:] {
+			r := iscsi.TaskRequest{
+				Immediate: true, Function: iscsi.AbortTask, InitiatorTaskTag: i.tag(), ReferencedTaskTag: c.tag,
+				CmdSN: i.cmdSN, RefCmdSN: i.cmdSN - 20 + uint32(n), ExpStatSN: i.statSN,
+			}
+			aborts[r.InitiatorTaskTag] = c.tag
+			var h iscsi.BHS
+			r.Encode(&h)
+			b = append(b, h[:]...)
+		}
+		i.raw(b)
+		ping := uint32(0)
+		for ping == 0 || !over[ping] {
+			a := i.recv()
+			tag := a.InitiatorTaskTag()
+			if over[tag] {
+				t.Fatalf("%v of a command that is over", a.Opcode())
+			}
+			over[tag] = a.Opcode() != iscsi.OpDataIn || a.BHS[1]&1 != 0
+			if ended, ok := aborts[tag]; ok {
+				over[ended] = true
+				delete(aborts, tag)
+			}
+			if len(aborts) == 0 && i.maxCmdSN-i.cmdSN == 127 && ping == 0 {
+				ping = i.nop(true, nil)
+			}
+		}
 	}
 }
 

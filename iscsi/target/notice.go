@@ -81,8 +81,11 @@ func newReject(bhs *iscsi.BHS, reason iscsi.RejectReason) *notice {
 
 // complain logs what an initiator does wrong, once a second: it can do so much of it
 // that the log would be full of nothing else. The rest is there for who looks closely.
-func (s *session) complain(what string, args ...any) {
-	level, now := slog.LevelWarn, s.server.clock.Load()
+func (s *session) complain(what string, args ...any) { s.note(slog.LevelWarn, what, args...) }
+
+// note is complain of what need not be wrong.
+func (s *session) note(level slog.Level, what string, args ...any) {
+	now := s.server.clock.Load()
 	if s.complained != 0 && now-s.complained < int64(time.Second) {
 		level = slog.LevelDebug
 	} else {

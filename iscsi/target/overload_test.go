@@ -94,6 +94,30 @@ func TestLargestCommandsWithLittleMemory(t *testing.T) {
 	}
 }
 
+// Many of them, whose first data fills the spill before any has room for the rest: they do
+// not wait for each other.
+func TestLargestWritesOfManyAtOnce(t *testing.T) {
+	p := serve(t, setup{gateway: smallGateway})
+	data := pattern(4*mib, 7)
+	var sessions sync.WaitGroup
+	for n := range 2 {
+		i := p.dial(t)
+		i.name = initiatorName + string(rune('a'+n))
+		i.login("InitialR2T=No", "ImmediateData=Yes", "MaxRecvDataSegmentLength=262144", "FirstBurstLength=262144", "MaxBurstLength=1048576")
+		sessions.Go(func() {
+			var all []*command
+			for range 70 {
+				all = append(all, &command{cdb: write10(0, 8192), write: true, expected: len(data), data: data, attached: 256 * kib})
+			}
+			ends := i.run(all)
+			if ends[good] == 0 || ends[good]+ends[taskSetFull] != len(all) {
+				t.Errorf("session %d: %v", n, ends)
+			}
+		})
+	}
+	sessions.Wait()
+}
+
 // What comes unasked while the volume stalls and no memory is left goes to the spill, up
 // to its bound; the rest is told to come again. The session goes on answering.
 func TestUnaskedDataWhileTheVolumeStalls(t *testing.T) {

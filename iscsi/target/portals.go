@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opencurve/curve-nbd/backend"
@@ -35,14 +36,14 @@ type portalRecord struct {
 	Updated   time.Time `json:"updated"`
 }
 
-// portal returns the address the initiator reached us at, and those of the gateways
-// that serve the same.
+// portals returns the address the initiator reached us at, our others, and those of the
+// gateways that serve the same.
 func (c *conn) portals() []iscsi.Portal {
 	own := iscsi.Portal{Group: c.server.opts.PortalGroup, Host: fmt.Sprint(c.nc.LocalAddr())}
 	if a, ok := c.nc.LocalAddr().(*net.TCPAddr); ok {
 		own.Host, own.Port = a.IP.String(), a.Port
 	}
-	portals := []iscsi.Portal{own}
+	portals := append([]iscsi.Portal{own}, c.server.otherPortals(own)...)
 	if !c.server.opts.Shared || c.server.opts.Records == nil {
 		return portals
 	}
@@ -59,6 +60,26 @@ func (c *conn) portals() []iscsi.Portal {
 		}
 	}
 	return portals[:min(len(portals), maxPortals)]
+}
+
+// otherPortals are those of this gateway but for the one that was reached. Which of all
+// addresses of the machine others may use nobody has said, so a listener on all of them
+// has but the one; and who came from elsewhere has no use for the loopback's.
+func (s *Server) otherPortals(reached iscsi.Portal) (others []iscsi.Portal) {
+	local := net.ParseIP(reached.Host).IsLoopback()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l := range s.listeners {
+		a, ok := l.Addr().(*net.TCPAddr)
+		if !ok || a.IP.IsUnspecified() || a.IP.IsLoopback() && !local {
+			continue
+		}
+		if p := (iscsi.Portal{Host: a.IP.String(), Port: a.Port, Group: reached.Group}); p != reached {
+			others = append(others, p)
+		}
+	}
+	slices.SortFunc(others, func(a, b iscsi.Portal) int { return strings.Compare(a.String(), b.String()) })
+	return others
 }
 
 func decodePortals(b []byte) (portalRecord, error) {
@@ -147,8 +168,11 @@ func (s *Server) addresses() (all []string) {
 		case !a.IP.IsUnspecified():
 			all = append(all, a.String())
 		default:
+			ip4 := a.IP.To4() != nil // 0.0.0.0, and not [::]
 			for _, ip := range machineAddresses() {
-				all = append(all, net.JoinHostPort(ip.String(), strconv.Itoa(a.Port)))
+				if !ip4 || ip.To4() != nil {
+					all = append(all, net.JoinHostPort(ip.String(), strconv.Itoa(a.Port)))
+				}
 			}
 		}
 	}

@@ -166,6 +166,7 @@ func TestFaultsOfAnInitiatorDoNotFloodTheLog(t *testing.T) {
 		i.send(b, nil)
 		i.wantReject(iscsi.RejectCommandNotSupported, b)
 		i.do(command{cdb: read10(1<<30, 1), read: true, expected: 512})
+		i.abort(99, i.cmdSN-1)
 	}
 	if n := h.lines.Load(); n > 100 {
 		t.Errorf("%d lines", n)

@@ -20,8 +20,13 @@ import (
 //     gateway has no room it goes to the spill, which is bounded for the whole
 //     server; beyond it the initiator is told to come again (TASK SET FULL).
 
-// maxSpill bounds the spill of a server, in bytes.
-const maxSpill = 64 << 20
+// maxSpill bounds the spill of a server, in bytes. Data that comes unasked fills half of
+// it: its commands wait for the rest of their room, so some must be left that only goes to
+// commands that then wait for nothing.
+const (
+	maxSpill   = 64 << 20
+	maxUnasked = maxSpill / 2
+)
 
 // spill is memory for unsolicited data beyond the gateway's permits.
 type spill struct{ used atomic.Int64 }
@@ -132,6 +137,13 @@ func (q *starved) arm() {
 	}
 }
 
+// anyStarved says that somebody waits for room, whom an answer may give it.
+func (s *session) anyStarved() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.starved.queue) > 0
+}
+
 // feed gives room to those who wait for it, in their order, as far as there is some.
 func (s *session) feed() {
 	s.mu.Lock()
@@ -149,14 +161,14 @@ func (s *session) feed() {
 			t := q.queue[0]
 			q.queue[0] = nil
 			q.queue = q.queue[1:]
-			s.writer.begin()
+			s.writer.Begin()
 			if t.write {
-				s.writer.finish(t.nextR2T())
+				s.writer.Finish(t.nextR2T())
 				continue
 			}
 			s.mu.Unlock()
 			if t.lun.unit.Execute(&t.command) {
-				s.writer.finish(t)
+				s.writer.Finish(t)
 			}
 			s.mu.Lock()
 		}
@@ -165,13 +177,13 @@ func (s *session) feed() {
 }
 
 // starvedEnough is when a command that is first in its queue takes its room from the
-// spill, of which such commands get half: where the gateway has little memory, or others
-// keep much of it, there would never be a share as large as the largest commands.
+// spill: where the gateway has little memory, or others keep much of it, there would never
+// be a share as large as the largest commands.
 const starvedEnough = 50 * time.Millisecond
 
 func (t *task) getRoomInTime(slices *[][]byte, n int64) bool {
 	return t.getRoom(slices, n) ||
-		volume.Now().Sub(t.began) > starvedEnough && t.getSpill(slices, n, maxSpill/2)
+		volume.Now().Sub(t.began) > starvedEnough && t.getSpill(slices, n, maxSpill)
 }
 
 // takeRest takes the room that the task has not got yet.

@@ -68,11 +68,34 @@ func (o *sender) send(replies []reply) error {
 	return o.err
 }
 
+// sendNow begins to write the answer of a command, with Output.Lock held, and says
+// whether that is all; else sendRest is due.
+func (o *sender) sendNow(t *task) (all bool, err error) {
+	t.appendTo(o)
+	if len(o.vecs) == 0 || o.err != nil {
+		return true, o.err
+	}
+	if all, o.err = o.session.conn.out.WriteNow(o.vecs); all || o.err != nil {
+		o.written()
+	}
+	return all, o.err
+}
+
+func (o *sender) sendRest() {
+	o.err = o.session.conn.out.WriteRest()
+	o.written()
+}
+
 // flush writes what there is.
 func (o *sender) flush() {
 	if len(o.vecs) > 0 && o.err == nil {
 		o.err = o.session.conn.out.WriteLocked(o.vecs)
 	}
+	o.written()
+}
+
+// written forgets what was written.
+func (o *sender) written() {
 	clear(o.vecs)
 	o.vecs, o.used = o.vecs[:0], 0
 }

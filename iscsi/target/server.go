@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/gateway"
@@ -25,6 +26,8 @@ type Directory interface {
 	Targets() []*registry.Target
 	// DiscoveryLogin is what those prove who ask for the list of targets.
 	DiscoveryLogin() registry.Login
+	// Refresh looks for what was changed at another gateway just now.
+	Refresh(ctx context.Context) error
 	// OnChange calls back after targets were changed, here or at another gateway.
 	OnChange(func(names []string)) (cancel func())
 }
@@ -87,6 +90,9 @@ type Server struct {
 	log       *slog.Logger
 	units     *units
 	sessions  sessions
+	// unwelcome bounds what is logged of connections that come to no session: anybody may
+	// make as many as he likes.
+	unwelcome *rate.Limiter
 	spill     spill
 	metrics   metrics
 
@@ -119,6 +125,7 @@ func NewServer(g *gateway.Gateway, d Directory, o Options) *Server {
 		directory: d,
 		opts:      o,
 		log:       o.Logger,
+		unwelcome: rate.NewLimiter(10, 100),
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
 		stop:      make(chan struct{}),

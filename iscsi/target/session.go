@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencurve/curve-nbd/gateway/stream"
 	"github.com/opencurve/curve-nbd/iscsi"
 )
 
@@ -40,7 +41,8 @@ type session struct {
 	expCmdSN atomic.Uint32
 	// immediates are the immediate commands under way.
 	immediates atomic.Int32
-	writer     writer
+	traffic    traffic
+	writer     stream.Writer[reply]
 	sender     sender
 	units      unitTable
 
@@ -68,7 +70,8 @@ func newSession(c *conn, r *iscsi.SessionRequest) *session {
 		over:   make(chan struct{}),
 		ended:  true, // or a message could go out in the middle of the login
 	}
-	s.sender.session, s.writer.session, s.units.session = s, s, s
+	s.sender.session, s.units.session = s, s
+	s.writer.Init(s)
 	s.starved.session = s
 	return s
 }
@@ -114,7 +117,8 @@ func (s *session) end(cause error) {
 	if !s.conn.draining.Load() {
 		s.units.abortAll()
 	}
-	s.writer.close()
+	s.writer.Close()
+	s.conn.cancel(errOver) // a change of units that waits for one ends
 	s.units.detachAll()
 	if s.logout != nil { // whoever comes after it meets nothing of this session
 		s.answerLogout()

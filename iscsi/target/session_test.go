@@ -220,6 +220,50 @@ func TestTargetChangesWhileLoggedIn(t *testing.T) {
 	}
 }
 
+// A unit that is taken away under its commands leaves none of them without an answer.
+func TestCommandsOfARemovedUnitAreAnswered(t *testing.T) {
+	p := serve(t, setup{gateway: smallGateway, luns: []int{0, 1}})
+	i := p.login(t)
+	i.ready(1)
+	asked := command{cdb: write10(0, 16), write: true, expected: 8192, data: pattern(8192, 9), lun: 1}
+	i.start(&asked)
+	r := i.wantR2T(&asked)
+	asked.asked = 1
+	announced := command{cdb: write10(0, 16), write: true, expected: 8192, data: pattern(8192, 9), lun: 1, unsolicited: 8192}
+	i.send(i.header(&announced), nil)
+	reads := []*command{i.stalledRead(p, 1)}
+	for range 20 { // more than there is room for
+		c := &command{cdb: read10(0, 2048), read: true, expected: mib, lun: 1}
+		i.start(c)
+		reads = append(reads, c)
+	}
+	i.quiet()
+	must(t, errOf(p.registry.RemoveUnit(t.Context(), targetName, "1", true)))
+	i.want(iscsi.OpAsyncMessage)
+	i.raw(i.dataOut(&asked, r.TargetTransferTag, 0, 8192, 4096))
+	i.finish(&asked).wants(t, checkCondition, lunNotSupported)
+	i.raw(i.dataOut(&announced, iscsi.ReservedTag, 0, 8192, 4096))
+	i.finish(&announced).wants(t, checkCondition, lunNotSupported)
+	p.chunks.open()
+	ends := make(map[uint32]result)
+	for len(ends) < len(reads) {
+		a := i.want(iscsi.OpScsiResponse)
+		var r result
+		i.take(new(command), &r, a)
+		r.wants(t, checkCondition, lunNotSupported)
+		ends[a.InitiatorTaskTag()] = r
+	}
+	for _, c := range reads {
+		if _, ended := ends[c.tag]; !ended {
+			t.Errorf("no answer for tag %d", c.tag)
+		}
+	}
+	i.ready(0)
+	if got := i.maxCmdSN - i.cmdSN + 1; got != 128 {
+		t.Errorf("window of %d commands afterwards", got)
+	}
+}
+
 // wantLUNsChanged receives the message that the units are others, and takes the unit
 // attentions of unit 0.
 func (i *initiator) wantLUNsChanged() {

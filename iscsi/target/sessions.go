@@ -132,7 +132,10 @@ func (t *sessions) of(target string) []*session {
 func (s *Server) Sessions(target string) []registry.SessionInfo {
 	var infos []registry.SessionInfo
 	for _, x := range s.sessions.of(target) {
-		infos = append(infos, registry.SessionInfo{Initiator: x.initiator, Address: remoteName(x.conn.nc), Since: x.since})
+		infos = append(infos, registry.SessionInfo{
+			Target: x.target, Initiator: x.initiator, User: x.user, Address: remoteName(x.conn.nc), Since: x.since,
+			Traffic: x.traffic.soFar(),
+		})
 	}
 	return infos
 }

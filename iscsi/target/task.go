@@ -59,7 +59,8 @@ type task struct {
 	dataSN                    uint32 // of the next Data-Out
 	tag                       uint32 // of the R2T, or ReservedTag
 	r2ts                      uint32 // sent so far
-	waiters                   []*notice
+	// waiters are called when the task is over, with its tag free.
+	waiters []func()
 	// awaited is the server's clock when data was last asked for or came, 0 while none
 	// is awaited.
 	awaited atomic.Int64
@@ -74,22 +75,18 @@ func newTask(s *session) *task {
 }
 
 // CommandDone implements scsi.Completer.
-func (t *task) CommandDone(*scsi.Command) { t.session.writer.finish(t) }
+func (t *task) CommandDone(*scsi.Command) { t.session.writer.Finish(t) }
 
 // sent implements reply: the task is over.
 func (t *task) sent() {
 	s := t.session
-	if t.phase != phaseNew {
-		s.mu.Lock()
-		delete(s.tasks, t.itt)
-		waiters := t.waiters
-		t.waiters = nil
-		s.mu.Unlock()
-		for _, n := range waiters {
-			s.writer.post(n)
-		}
+	s.settled(t) // it is not yet if sending was not tried
+	for _, over := range t.waiters {
+		over()
 	}
+	t.waiters = nil
 	t.observe()
+	s.traffic.count(&t.command)
 	t.free()
 }
 

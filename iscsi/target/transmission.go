@@ -52,7 +52,7 @@ func (s *session) transmit() error {
 		if sendErr := s.flush(); err == nil {
 			err = sendErr
 		}
-		c.in.NoteBatch(served, s.writer.busy())
+		c.in.NoteBatch(served, s.writer.Busy())
 		if err == nil {
 			err = c.in.Fill(len(c.in.Bytes()) > 0)
 		}

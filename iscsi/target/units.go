@@ -327,12 +327,18 @@ func (u *unit) promote(ctx context.Context) {
 	tell(u.news)
 }
 
-// luns is what a session sees, for REPORT LUNS.
+// luns is what a session sees, for REPORT LUNS: no unit has to tell then that it has
+// changed. What changes while the list is made is told all the same.
 func (u *unit) luns(n *scsi.Nexus) []uint64 {
-	if s, ok := u.nexuses.Load(n); ok {
-		return s.(*session).units.luns()
+	s, ok := u.nexuses.Load(n)
+	if !ok {
+		return nil
 	}
-	return nil
+	units := &s.(*session).units
+	for _, l := range units.all() {
+		l.nexus.LUNsReported()
+	}
+	return units.luns()
 }
 
 // peers are the units that a session sees, for EXTENDED COPY.

@@ -1,7 +1,10 @@
 package target_test
 
 import (
+	"bytes"
+	"net"
 	"testing"
+	"time"
 
 	"github.com/opencurve/curve-nbd/iscsi"
 )
@@ -113,14 +116,80 @@ func TestPipelinedCommandsAreAllAnsweredInOrderOfStatSN(t *testing.T) {
 	}
 }
 
-func TestCommandsOfTheLastTagsAndSerialNumbers(t *testing.T) {
+// Everything that counts starts again behind 2^32-1 (RFC 1982), in the middle of whatever
+// is under way.
+func TestSerialNumbersStartAgain(t *testing.T) {
 	p := serve(t, setup{})
-	i := p.dial(t)
-	i.cmdSN, i.statSN, i.itt = 0xfffffff0, 0xfffffffa, 0xffffff00
-	i.login()
-	for range 64 {
-		i.alive()
+	at := func(t *testing.T, cmdSN, statSN uint32) *initiator {
+		i := p.dial(t)
+		i.cmdSN, i.statSN, i.itt = cmdSN, statSN, 0xffffff00
+		i.login()
+		return i
 	}
+	t.Run("one after the other", func(t *testing.T) {
+		i := at(t, 0xfffffff0, 0xfffffffa)
+		data := pattern(64*kib, 3)
+		for n := range 32 {
+			w := command{cdb: write10(n*128, 128), write: true, expected: len(data), data: data, attached: 4096, unsolicited: 4096}
+			if r := i.do(w); r.status != good || len(r.r2ts) == 0 {
+				t.Fatalf("%v, with %d R2T", r, len(r.r2ts))
+			}
+			if !bytes.Equal(i.load(0, n*128, 128), data) {
+				t.Fatal("not what was written")
+			}
+		}
+		if i.cmdSN > 1000 || i.statSN > 1000 {
+			t.Fatalf("CmdSN %#x and StatSN %#x have not started again", i.cmdSN, i.statSN)
+		}
+	})
+	t.Run("a full window across it", func(t *testing.T) {
+		i := at(t, 0xffffffc0, 0xfffffff0)
+		i.store(0, 0, pattern(4096, 1))
+		p.chunks.close()
+		all := make(map[uint32]*command)
+		for range 128 {
+			c := &command{cdb: read10(0, 8), read: true, expected: 4096}
+			i.start(c)
+			all[c.tag] = c
+		}
+		for _, wrong := range []uint32{i.cmdSN, i.cmdSN + 1000, i.cmdSN - 129, i.cmdSN - 1000} {
+			was := i.cmdSN
+			i.cmdSN = wrong
+			i.start(&command{cdb: testUnitReady()}) // dropped
+			i.cmdSN = was
+		}
+		i.quiet()
+		p.chunks.open()
+		for len(all) > 0 {
+			a := i.want(iscsi.OpDataIn)
+			if all[a.InitiatorTaskTag()] == nil || a.BHS[3] != good {
+				t.Fatalf("answer %x", a.BHS)
+			}
+			delete(all, a.InitiatorTaskTag())
+		}
+		if i.cmdSN > 1000 || i.maxCmdSN != i.cmdSN+127 {
+			t.Fatalf("next CmdSN %#x, window up to %#x", i.cmdSN, i.maxCmdSN)
+		}
+		i.alive()
+	})
+	t.Run("a gap that is plugged, and an abort", func(t *testing.T) {
+		i := at(t, 0xfffffff0, 0xfffffff0)
+		for i.cmdSN != 0xffffffff {
+			i.alive()
+		}
+		c := command{cdb: testUnitReady()}
+		b := i.header(&c)
+		b[1] |= 7
+		i.send(b, nil)
+		i.wantReject(iscsi.RejectInvalidField, b)
+		if got := i.abort(c.tag, i.cmdSN-1); got != iscsi.TaskComplete {
+			t.Fatalf("abort says %d", got)
+		}
+		i.alive()
+		if got := i.abort(c.tag, 0xffffffff); got != iscsi.TaskUnknown {
+			t.Fatalf("abort of what is over says %d", got)
+		}
+	})
 }
 
 func TestImmediateCommandsTakeNoPlace(t *testing.T) {
@@ -135,6 +204,39 @@ func TestImmediateCommandsTakeNoPlace(t *testing.T) {
 		t.Fatal("the test counts wrongly")
 	}
 	i.alive()
+}
+
+// slowReturn is a listener of connections whose writes return long after the bytes are on
+// their way, as those of a goroutine do that has lost its processor meanwhile.
+type slowReturn struct{ net.Listener }
+
+// Accept implements net.Listener.
+func (l slowReturn) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	return slowReturnConn{nc}, err
+}
+
+type slowReturnConn struct{ net.Conn }
+
+// Write implements net.Conn.
+func (c slowReturnConn) Write(b []byte) (int, error) {
+	defer time.Sleep(5 * time.Millisecond)
+	return c.Conn.Write(b)
+}
+
+// A tag is free once its command is answered, for an initiator that is as quick as can be:
+// Linux has no other when its queue is full.
+func TestTagIsUsedAgainAtOnce(t *testing.T) {
+	p := serve(t, setup{listen: func(l net.Listener) net.Listener { return slowReturn{l} }})
+	i := p.login(t)
+	for range 10 {
+		c := i.stalledRead(p, 0)
+		p.chunks.open()
+		i.finish(c).wants(t, good, 0)
+		i.do(command{cdb: testUnitReady(), tag: c.tag}).wants(t, good, 0)
+		w := command{cdb: write10(0, 8), write: true, expected: 4096, data: pattern(4096, 1), tag: c.tag}
+		i.do(w).wants(t, good, 0)
+	}
 }
 
 // 11.2.1.8: a tag is of one task at a time.

@@ -71,7 +71,7 @@ func (s *session) roomFor(t *task) bool {
 	}
 	// Whole blocks, or the unit could not take it apart from the rest.
 	t.room = min((first+4095)&^4095, t.need)
-	return t.getRoom(&t.command.Out, int64(t.room)) || t.getSpill(&t.command.Out, int64(t.room), maxSpill)
+	return t.getRoom(&t.command.Out, int64(t.room)) || t.getSpill(&t.command.Out, int64(t.room), maxUnasked)
 }
 
 // takeData brings the data of a PDU to where it belongs.
@@ -175,20 +175,13 @@ func (s *session) faulty(t *task, p *pdu, code scsi.Code) error {
 }
 
 // settled takes a task that is about to be answered out of the table: no data is
-// wanted for it any more.
+// wanted for it any more, and with the answer the initiator may use its tag again.
 func (s *session) settled(t *task) {
+	if t.phase == phaseNew {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t.phase != phaseNew {
-		delete(s.tasks, t.itt)
-		t.phase = phaseNew
-	}
-}
-
-// forget forgets a task that gets no answer.
-func (s *session) forget(t *task) {
-	if !t.immediate {
-		s.sender.maxCmdSN.Add(1)
-	}
-	t.free()
+	delete(s.tasks, t.itt)
+	t.phase = phaseNew
 }

@@ -20,10 +20,11 @@ func TestBashCompletes(t *testing.T) {
 		g.must("target", "create", name)
 	}
 	g.must("acl", "add", vm1, "any")
+	g.must("lun", "add", vm1, "pg-data")
 	for _, c := range []struct {
 		name, words, want string
 	}{
-		{"commands", `curve-nbd ""`, "acl bench chap chunkserver cluster completion copyset health leader list-mapped lun map mds serve status target unmap version volume"},
+		{"commands", `curve-nbd ""`, "acl bench chap chunkserver cluster completion copyset health leader list-mapped lun man map mds serve status target unmap version volume"},
 		{"commands that begin so", `curve-nbd vol`, "volume"},
 		{"subcommands", `curve-nbd volume rec`, "recover recycled"},
 		{"flags", `curve-nbd volume create --stripe`, "--stripe-count --stripe-unit"},
@@ -33,6 +34,8 @@ func TestBashCompletes(t *testing.T) {
 		{"targets at the colon", `curve-nbd target info iqn.2026-11.io.curve :`, "vm1 vm2"},
 		{"initiators to take off", `curve-nbd acl rm iqn.2026-11.io.curve : vm1 ""`, "any"},
 		{"volumes to add", `curve-nbd lun add iqn.2026-11.io.curve : vm1 ""`, "pg-data"},
+		{"units to take off", `curve-nbd lun rm iqn.2026-11.io.curve : vm1 ""`, "0 pg-data"},
+		{"units to make larger", `curve-nbd lun resize iqn.2026-11.io.curve : vm1 pg`, "pg-data"},
 		{"shells", `curve-nbd completion ""`, "bash fish zsh"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -60,7 +60,7 @@ func TestInstallScript(t *testing.T) {
 	settings := []string{"/etc/curve/curve-nbd.yaml", "/etc/curve/curvetab"}
 	want := append(slices.Clone(settings), "/opt/curve/bin/curve-nbd", "/opt/curve/lib/systemd/system/curve-nbd-map.service",
 		"/opt/curve/lib/systemd/system/curve-nbd.service", "/opt/curve/lib/udev/rules.d/60-curve-nbd.rules",
-		"/opt/curve/share/bash-completion/completions/curve-nbd")
+		"/opt/curve/share/bash-completion/completions/curve-nbd", "/opt/curve/share/man/man8/curve-nbd.8")
 	if got := i.files(); !slices.Equal(got, want) {
 		t.Fatalf("installed %q, want %q", got, want)
 	}

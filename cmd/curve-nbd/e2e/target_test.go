@@ -21,9 +21,9 @@ const (
 
 // targetJSON is what scripts rely on in `target info -o json`.
 type targetJSON struct {
-	Name       string       `json:"name"`
+	Name       string       `json:"iqn"`
 	Alias      string       `json:"alias"`
-	Units      []unitJSON   `json:"units"`
+	Units      []unitJSON   `json:"luns"`
 	Access     []accessJSON `json:"access"`
 	Users      []string     `json:"users"`
 	MutualUser string       `json:"mutual_user"`
@@ -81,6 +81,10 @@ func TestLifeOfATarget(t *testing.T) {
 	if made := mustJSON[targetJSON](g, "target", "create", strings.ToUpper(vm1), "--alias", "the database"); made.Name != vm1 || made.Alias != "the database" || len(made.Access) != 0 {
 		t.Errorf("made %+v", made)
 	}
+	if o := g.cli("target", "create", vm1+"-unreached"); o.code != 0 || !strings.Contains(o.stderr, "--iscsi-listen") {
+		t.Errorf("a target that nobody can reach: exit code %d: %s", o.code, o.stderr)
+	}
+	g.must("target", "rm", vm1+"-unreached")
 	if added := mustJSON[[]unitJSON](g, "lun", "add", vm1, "pg-data"); len(added) != 1 || added[0].LUN != 0 || added[0].SizeBytes != 64<<20 {
 		t.Errorf("added %+v", added)
 	}
@@ -96,12 +100,15 @@ func TestLifeOfATarget(t *testing.T) {
 	if grown := mustJSON[volumeJSON](g, "lun", "resize", vm1, "0", "128M"); grown.Name != "pg-data" || grown.SizeBytes != 128<<20 {
 		t.Errorf("resized %+v", grown)
 	}
+	if grown := mustJSON[volumeJSON](g, "lun", "resize", vm1, "images/debian", "80M"); grown.Name != "images/debian" || grown.SizeBytes != 80<<20 {
+		t.Errorf("resized by its volume %+v", grown)
+	}
 	units := mustJSON[[]unitJSON](g, "lun", "list", vm1)
 	if len(units) != 2 || units[0].SizeBytes != 128<<20 || units[1].LUN != 10 || !units[1].ReadOnly || !units[1].Removable || units[0].Removable || units[0].Physical != 4096 {
 		t.Errorf("units %+v", units)
 	}
 	for _, c := range []struct{ args, says string }{
-		{"target list", vm1}, {"target info " + vm1, "images/debian, 64MiB, read-only, removable, physical block 4096"}, {"lun list", "read-only, removable"},
+		{"target list", vm1}, {"target info " + vm1, "images/debian, 80MiB, read-only, removable, physical block 4096"}, {"lun list", "read-only, removable"},
 		{"acl list " + vm1, "0,10"}, {"target list -o yaml", `"the database"`},
 	} {
 		if out := g.must(strings.Fields(c.args)...); !strings.Contains(out, c.says) {
@@ -115,11 +122,13 @@ func TestLifeOfATarget(t *testing.T) {
 	if again := mustJSON[[]unitJSON](g, "lun", "list"); !reflect.DeepEqual(again, units) {
 		t.Errorf("after a restart %+v, was %+v", again, units)
 	}
-	g.must("volume", "rm", "images/debian")
-	if out := g.must("lun", "list"); !strings.Contains(out, "volume is gone") {
-		t.Errorf("a unit whose volume is gone is listed as\n%s", out)
+	for _, purge := range []string{"--purge=false", "--purge"} {
+		if o := g.cli("volume", "rm", "images/debian", purge); o.code != exitBusy || !strings.Contains(o.stderr, "lun rm "+vm1+" 10") {
+			t.Errorf("volume rm %s of a unit: exit code %d: %s", purge, o.code, o.stderr)
+		}
 	}
 	g.must("lun", "rm", vm1, "images/debian")
+	g.must("volume", "rm", "images/debian")
 	g.must("lun", "rm", vm1, "0")
 	g.must("acl", "rm", vm1, "any")
 	if o := g.cli("acl", "rm", vm1, host1); o.code != 0 || !strings.Contains(o.stderr, "acl add "+vm1+" any") {
@@ -255,6 +264,7 @@ func TestBadInputOfTargetCommands(t *testing.T) {
 	}{
 		{"name that is none", "target create vm1", exitUsage, []string{"vm1", "iqn."}},
 		{"name without a date", "target create iqn.com.example:vm", exitUsage, []string{"iqn.2001-04.com.example"}},
+		{"name of other letters", "target create iqn.2026-11.io.curve:\xff", exitUsage, []string{`\xff`, "UTF-8"}},
 		{"name missing", "target create", exitUsage, []string{"IQN"}},
 		{"name taken", "target create " + vm1, exitExists, []string{vm1, "already exists"}},
 		{"no such target", "target info iqn.2026-11.io.curve:none", exitNotFound, []string{"none", "not found"}},
@@ -264,7 +274,7 @@ func TestBadInputOfTargetCommands(t *testing.T) {
 		{"volume twice", "lun add " + vm1 + " pg", exitExists, []string{"pg", "unit 0"}},
 		{"number taken", "lun add " + vm1 + " logs --lun 0", exitExists, []string{"pg"}},
 		{"number too high", "lun add " + vm1 + " logs --lun 20000", exitUsage, []string{"16383"}},
-		{"number beyond all", "lun add " + vm1 + " logs --lun 5000000000", exitUsage, []string{"5000000000"}},
+		{"number beyond all", "lun add " + vm1 + " logs --lun 5000000000", exitUsage, []string{"5000000000", "16383"}},
 		{"number below zero", "lun add " + vm1 + " logs --lun -1", exitUsage, []string{"--lun"}},
 		{"physical block below the volume's", "lun add " + vm1 + " logs --physical-block 512", exitUsage, []string{"logs", "blocks of 4096"}},
 		{"physical block of no disk", "lun add " + vm1 + " logs --physical-block 16K", exitUsage, []string{"512 or 4096"}},

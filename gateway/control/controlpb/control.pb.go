@@ -1832,10 +1832,16 @@ func (x *Login) GetMutualUser() string {
 }
 
 type Session struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Initiator     string                 `protobuf:"bytes,1,opt,name=initiator,proto3" json:"initiator,omitempty"`
-	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
-	SinceNs       int64                  `protobuf:"varint,3,opt,name=since_ns,json=sinceNs,proto3" json:"since_ns,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Initiator string                 `protobuf:"bytes,1,opt,name=initiator,proto3" json:"initiator,omitempty"`
+	Address   string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	SinceNs   int64                  `protobuf:"varint,3,opt,name=since_ns,json=sinceNs,proto3" json:"since_ns,omitempty"`
+	// Whom the initiator has proved to be; none if no proof was asked for.
+	User          string `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	Reads         uint64 `protobuf:"varint,5,opt,name=reads,proto3" json:"reads,omitempty"`
+	Writes        uint64 `protobuf:"varint,6,opt,name=writes,proto3" json:"writes,omitempty"`
+	ReadBytes     uint64 `protobuf:"varint,7,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	WriteBytes    uint64 `protobuf:"varint,8,opt,name=write_bytes,json=writeBytes,proto3" json:"write_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1887,6 +1893,41 @@ func (x *Session) GetAddress() string {
 func (x *Session) GetSinceNs() int64 {
 	if x != nil {
 		return x.SinceNs
+	}
+	return 0
+}
+
+func (x *Session) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Session) GetReads() uint64 {
+	if x != nil {
+		return x.Reads
+	}
+	return 0
+}
+
+func (x *Session) GetWrites() uint64 {
+	if x != nil {
+		return x.Writes
+	}
+	return 0
+}
+
+func (x *Session) GetReadBytes() uint64 {
+	if x != nil {
+		return x.ReadBytes
+	}
+	return 0
+}
+
+func (x *Session) GetWriteBytes() uint64 {
+	if x != nil {
+		return x.WriteBytes
 	}
 	return 0
 }
@@ -2737,11 +2778,18 @@ const file_gateway_control_controlpb_control_proto_rawDesc = "" +
 	"\x05Login\x12\x14\n" +
 	"\x05users\x18\x01 \x03(\tR\x05users\x12\x1f\n" +
 	"\vmutual_user\x18\x02 \x01(\tR\n" +
-	"mutualUser\"\\\n" +
+	"mutualUser\"\xde\x01\n" +
 	"\aSession\x12\x1c\n" +
 	"\tinitiator\x18\x01 \x01(\tR\tinitiator\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x19\n" +
-	"\bsince_ns\x18\x03 \x01(\x03R\asinceNs\"D\n" +
+	"\bsince_ns\x18\x03 \x01(\x03R\asinceNs\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\x12\x14\n" +
+	"\x05reads\x18\x05 \x01(\x04R\x05reads\x12\x16\n" +
+	"\x06writes\x18\x06 \x01(\x04R\x06writes\x12\x1d\n" +
+	"\n" +
+	"read_bytes\x18\a \x01(\x04R\treadBytes\x12\x1f\n" +
+	"\vwrite_bytes\x18\b \x01(\x04R\n" +
+	"writeBytes\"D\n" +
 	"\n" +
 	"TargetList\x126\n" +
 	"\atargets\x18\x01 \x03(\v2\x1c.curve.nbd.control.v1.TargetR\atargets\"?\n" +
