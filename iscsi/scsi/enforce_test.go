@@ -59,9 +59,7 @@ func TestRefreshWaitsForWhatAnyPreemptionAborts(t *testing.T) {
 	if !c.aborted() {
 		t.Fatal("READ KEYS has not taken the preemption over")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	if version, err := active.unit.Refresh(ctx); err == nil {
+	if version, err := active.unit.Refresh(t.Context()); err == nil {
 		t.Errorf("version %d is said to be enforced while a write that it aborts is in execution", version)
 	}
 	q.Done.RequestDone(q)
@@ -186,6 +184,40 @@ func TestAnOrderWhileTheStoreIsAway(t *testing.T) {
 		r.ends(r.a, Good, saRegister, 0, 0, keyA)
 		r.prConflicts(r.a, saRegister, 0, 0, keyA)
 	})
+}
+
+// Who only looks does not keep orders waiting for longer than they may take.
+func TestReadKeysOfAStoreThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hanging{MemoryStore: NewMemoryStore()}
+		r := newRig(t, rigOptions{unit: Options{Reservations: store}})
+		r.pr(r.a, saRegister, 0, 0, keyA)
+		store.hangs.Store(true)
+		began := time.Now()
+		if b := r.good(r.a, []byte{opPersistentIn, saReadKeys, 0, 0, 0, 0, 0, 0, 64, 0}, nil, 64); len(b) != 16 {
+			t.Errorf("keys % x", b)
+		}
+		if took := time.Since(began); took > orderPatience {
+			t.Errorf("answered after %v", took)
+		}
+	})
+}
+
+// hanging is a store that answers no question while it hangs.
+type hanging struct {
+	*MemoryStore
+	hangs atomic.Bool
+}
+
+func (s *hanging) Load(ctx context.Context) ([]byte, uint64, error) {
+	if s.hangs.Load() {
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Minute):
+		}
+		return nil, 0, backend.ErrUnreachable
+	}
+	return s.MemoryStore.Load(ctx)
 }
 
 // lost is a store that stores, and answers nothing while it is down.

@@ -98,15 +98,24 @@ func (u *Unit) carryOut(ctx context.Context, apply func(Reservations) (Reservati
 	return s, ErrReservationsChanged
 }
 
+// abortPatience bounds how long Refresh waits for commands to end.
+const abortPatience = 200 * time.Millisecond
+
+var errAborting = errors.New("commands that a preemption ends are still in execution")
+
 // Refresh takes over what another gateway has made of the reservations, and tells
 // the initiators that it concerns. Whoever watches the store calls it. When it returns
 // a version, that is enforced, and no command that a PREEMPT AND ABORT up to it has
-// ended is in execution here.
+// ended is in execution here. While there are some it fails, after a while, so that it
+// is called again and finds what was ordered since.
 func (u *Unit) Refresh(ctx context.Context) (version uint64, err error) {
 	version, err = u.reload(ctx)
+	enough := time.After(abortPatience)
 	for err == nil && u.aborting.Load() > 0 {
 		select {
 		case <-time.After(askEvery):
+		case <-enough:
+			err = errAborting
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
@@ -114,7 +123,11 @@ func (u *Unit) Refresh(ctx context.Context) (version uint64, err error) {
 	return version, err
 }
 
+// reload takes over what is stored. It is over within the time that orders have, which
+// may wait for it.
 func (u *Unit) reload(ctx context.Context) (version uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, orderPatience)
+	defer cancel()
 	u.prOrder.Lock()
 	defer u.prOrder.Unlock()
 	next, version, err := load(ctx, u.reservations)

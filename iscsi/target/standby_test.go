@@ -314,6 +314,26 @@ func TestAnOrderWhileTheActiveGatewayStops(t *testing.T) {
 	host1[1].fenced()
 }
 
+// A write that the order has to abort is with a volume that stalls: until it is over the
+// order is BUSY, and others are enforced meanwhile.
+func TestAnOrderWhileTheVolumeStalls(t *testing.T) {
+	p := newPair(t)
+	host1, host2 := p.hosts()
+	host3 := p.path(0, initiatorName+"-3")
+	host3.ordered(register, 0, 0xcccc)
+	host1[0].settled()
+	host2[1].settled()
+	p.sides[0].chunks.close()
+	data := pattern(blockSize, 1)
+	host1[0].start(&command{cdb: write10(0, 1), write: true, expected: blockSize, data: data, attached: blockSize})
+	p.sides[0].chunks.wait(t)
+	host2[1].order(preemptAndAbort, keyOfHost2, keyOfHost1).wants(t, busy, 0)
+	host2[1].order(preempt, keyOfHost2, 0xcccc).wants(t, busy, 0)
+	host3.fenced()
+	p.sides[0].chunks.open()
+	host2[1].insists(preempt, keyOfHost2, 0xcccc)
+}
+
 // A gateway that has lost the volume, and does not know, promises nothing.
 func TestAnOrderAtAGatewayThatLostTheVolume(t *testing.T) {
 	p := newPair(t)

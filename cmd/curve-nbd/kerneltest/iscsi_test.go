@@ -36,7 +36,7 @@ func TestISCSI(t *testing.T) {
 		{"gateway stopped and started", testTargetRestarted},
 	}
 	if long {
-		parts = append(parts, part{"leader chunkserver killed", testISCSILeaderKilled}, part{"multipath", testMultipath})
+		parts = append(parts, part{"leader chunkserver killed", testISCSILeaderKilled}, part{"multipath", testMultipath}, part{"mpathpersist", testMpathpersist})
 	}
 	for _, c := range parts {
 		t.Run(c.name, c.test)

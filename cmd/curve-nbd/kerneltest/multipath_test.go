@@ -20,6 +20,8 @@ const multipathConfig = `defaults {
   path_grouping_policy group_by_prio
   failback immediate
   no_path_retry queue
+  reservation_key file
+  prkeys_file /run/multipath.prkeys
 }
 `
 
@@ -85,12 +87,9 @@ func pathsThere(t *testing.T) int {
 	return strings.Count(said, " ready ") + strings.Count(said, " ghost ")
 }
 
-// testMultipath: two sessions to one unit through two targets, each of which dies in
-// turn under load.
-func testMultipath(t *testing.T) {
-	targets := twoTargets(t)
-	startMultipath(t)
-	var paths [2]*initiator
+// twoPaths logs in at both targets, and returns the device over both paths.
+func twoPaths(t *testing.T, targets [2]scsiTarget) (paths [2]*initiator, dev string) {
+	t.Helper()
 	for n, target := range targets {
 		portal, lun := target.where()
 		paths[n] = newInitiator(t, iqnOf(t), portal, lun)
@@ -98,7 +97,6 @@ func testMultipath(t *testing.T) {
 		paths[n].set("node.session.timeo.replacement_timeout", "2", "node.conn[0].timeo.noop_out_interval", "1", "node.conn[0].timeo.noop_out_timeout", "2")
 		paths[n].login()
 	}
-	dev := ""
 	until(t, "multipathd has one device of two paths", func() bool {
 		names, _ := filepath.Glob("/dev/mapper/*")
 		for _, name := range names {
@@ -109,6 +107,57 @@ func testMultipath(t *testing.T) {
 		return dev != ""
 	})
 	t.Logf("paths:\n%s", must(t, "multipath", "-ll"))
+	return paths, dev
+}
+
+// leave takes the device down, and logs out.
+func leave(t *testing.T, paths [2]*initiator, dev string) {
+	t.Helper()
+	until(t, "nobody looks at the device any more", func() bool { // udev does, for a while
+		return exec.Command("multipath", "-f", filepath.Base(dev)).Run() == nil
+	})
+	for _, path := range paths {
+		path.logout()
+	}
+}
+
+// testMpathpersist: reservations as cluster software gives them, on all paths at once
+// and through the one in standby; whoever is preempted there does not write here.
+func testMpathpersist(t *testing.T) {
+	startMultipath(t)
+	paths, dev := twoPaths(t, twoTargets(t))
+	order := func(args ...string) { must(t, "mpathpersist", append(append([]string{"--out"}, args...), dev)...) }
+	order("--register", "--param-sark=1111")
+	order("--reserve", "--param-rk=1111", "--prout-type=5")
+	write := func(dev string) outcome {
+		return execute(t, nil, "dd", "if=/dev/zero", "of="+dev, "bs=4k", "count=1", "oflag=direct", "status=none")
+	}
+	if o := write(dev); o.code != 0 {
+		t.Errorf("who has reserved the unit cannot write: %s", o.errors)
+	}
+	active, standby := paths[0].device(), paths[1].device()
+	said := must(t, "sg_persist", "--in", "--read-keys", standby)
+	if n := strings.Count(said, "0x1111"); n != 2 {
+		t.Errorf("%d keys of two paths:\n%s", n, said)
+	}
+	must(t, "sg_persist", "--out", "--register-ignore", "--param-sark=2222", standby)
+	must(t, "sg_persist", "--out", "--preempt-abort", "--param-rk=2222", "--param-sark=1111", "--prout-type=5", standby)
+	if o := write(active); o.code == 0 {
+		t.Error("who is preempted writes")
+	}
+	must(t, "sg_persist", "--out", "--clear", "--param-rk=2222", standby)
+	if o := write(dev); o.code != 0 {
+		t.Errorf("nobody has reserved the unit, and it cannot be written: %s", o.errors)
+	}
+	leave(t, paths, dev)
+}
+
+// testMultipath: two sessions to one unit through two targets, each of which dies in
+// turn under load.
+func testMultipath(t *testing.T) {
+	targets := twoTargets(t)
+	startMultipath(t)
+	paths, dev := twoPaths(t, targets)
 	dir := mount(t, "ext4", dev)
 	kernel, err := filepath.EvalSymlinks(dev)
 	if err != nil {
@@ -125,10 +174,5 @@ func testMultipath(t *testing.T) {
 	}
 	l.end()
 	wantSound(t, dir, dev)
-	until(t, "nobody looks at the device any more", func() bool { // udev does, for a while
-		return exec.Command("multipath", "-f", filepath.Base(dev)).Run() == nil
-	})
-	for _, path := range paths {
-		path.logout()
-	}
+	leave(t, paths, dev)
 }
