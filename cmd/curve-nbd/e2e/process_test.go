@@ -10,11 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prometheus/procfs"
 )
 
 // program is the binary, built once.
@@ -248,6 +251,27 @@ func (g *gateway) signal(s syscall.Signal) {
 	if err := g.cmd.Process.Signal(s); err != nil {
 		g.t.Fatal(err)
 	}
+}
+
+// standStill stops the process, and returns when none of its threads runs any more: the
+// signal alone stops them a little later.
+func (g *gateway) standStill() {
+	g.t.Helper()
+	g.signal(syscall.SIGSTOP)
+	running := func(p procfs.Proc) bool {
+		stat, err := p.Stat()
+		return err == nil && stat.State != "T"
+	}
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		threads, err := procfs.AllThreads(g.cmd.Process.Pid)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		if !slices.ContainsFunc(threads, running) {
+			return
+		}
+	}
+	g.t.Fatal("the gateway does not stop")
 }
 
 // wait returns the exit code, -1 when a signal ended the process.

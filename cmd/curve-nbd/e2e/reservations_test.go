@@ -84,7 +84,7 @@ func TestFencingWhileTheGatewayIsStopped(t *testing.T) {
 	const off = 33 << 20
 	before, after := bytes.Repeat([]byte{1}, 512), bytes.Repeat([]byte{2}, 512)
 	one, two := p.hosts(off, before)
-	p.sides[0].signal(syscall.SIGSTOP)
+	p.sides[0].standStill()
 	one[0].start(write10(off), after, 0)
 	two[1].order(prPreemptAndAbort, key2, key1)
 	p.sides[0].signal(syscall.SIGCONT)
