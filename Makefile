@@ -2,7 +2,7 @@
 # the targets install what else they need.
 
 FUZZTIME ?= 30s
-TEST_TIMEOUT ?= 25m
+TEST_TIMEOUT ?= 40m
 GO ?= go
 PREFIX ?= /usr/local
 

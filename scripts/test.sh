@@ -27,7 +27,7 @@ done < <(go list "${packages[@]}")
 # themselves, which the test cache does not see.
 status=0
 run() { # run FLAG... PACKAGE...
-  go test -race -v -count=1 -timeout "${TEST_TIMEOUT:-25m}" "$@" 2>&1 |
+  go test -race -v -count=1 -timeout "${TEST_TIMEOUT:-40m}" "$@" 2>&1 |
     tee -a "$log" | { grep --line-buffered -vE '^ *(=== |--- PASS|PASS$)|no test files' || true; } || status=$?
 }
 [[ ${#together[@]} -eq 0 ]] || run "${together[@]}"

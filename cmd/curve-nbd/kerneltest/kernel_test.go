@@ -63,7 +63,7 @@ func TestKernel(t *testing.T) {
 // inGuest runs the tests in a guest, with flags of the script, and says so loudly where
 // there can be none. It returns what the guest has printed.
 func inGuest(t *testing.T, flags ...string) string {
-	cmd := exec.Command("scripts/e2e-kernel.sh", append(flags, "-t", "1200")...)
+	cmd := exec.Command("scripts/e2e-kernel.sh", append(flags, "-t", "2100")...)
 	cmd.Dir = "../../.."
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
