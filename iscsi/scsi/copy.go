@@ -45,6 +45,13 @@ func executeExtendedCopy(u *Unit, c *Command) verdict {
 	if s := job.enter(c.Nexus); s != nil {
 		return c.fail(s)
 	}
+	switch {
+	case c.aborted(): // or the paths there may be those of its initiator's next session
+		return done
+	case job.early():
+		c.Status = Busy
+		return done
+	}
 	c.next = copyNext
 	if !u.copyRoom.take(c) {
 		return wait
@@ -95,6 +102,11 @@ func (u *Unit) pathOf(n *Nexus) *Nexus {
 		return nil
 	}
 	return u.nexuses[i]
+}
+
+// early says that one of the paths has to wait for the one before it.
+func (j *copying) early() bool {
+	return slices.ContainsFunc(j.ends, func(e end) bool { return e.path.gate.closed() })
 }
 
 // allowed says whether reservations let the initiator copy a segment.

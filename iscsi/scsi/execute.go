@@ -106,27 +106,31 @@ func (u *Unit) Execute(c *Command) bool {
 		c.cutShort()
 		return true
 	}
-	if !c.Nexus.may(c.access) { // its data took longer than somebody's order to shut it out
-		c.Status = ReservationConflict
-		u.finish(c)
-		return true
-	}
-	if c.op.ready && !u.mounted(c) {
-		c.fail(standby())
-		u.finish(c)
-		return true
-	}
-	if c.Direction == DataOut && lengthOf(c.Out) < c.Transfer {
-		c.fail(sense(IllegalRequest, InvalidFieldInIU))
-		u.finish(c)
-		return true
-	}
-	c.inline = true
-	c.next = c.op.execute
-	if c.op.lock != lockNone && !c.unlocked && c.count > 0 && !u.lock(c, c.lba, c.lba+c.count, c.op.lock == lockExclusive) {
+	c.next = begin
+	if c.Nexus.gate.hold(c) {
 		return false
 	}
+	c.inline = true
 	return u.run(c)
+}
+
+// begin is the first step of every command.
+func begin(u *Unit, c *Command) verdict {
+	if !c.Nexus.may(c.access) { // its data took longer than somebody's order to shut it out
+		c.Status = ReservationConflict
+		return done
+	}
+	if c.op.ready && !u.mounted(c) {
+		return c.fail(standby())
+	}
+	if c.Direction == DataOut && lengthOf(c.Out) < c.Transfer {
+		return c.fail(sense(IllegalRequest, InvalidFieldInIU))
+	}
+	c.next = c.op.execute
+	if c.op.lock != lockNone && !c.unlocked && c.count > 0 && !u.lock(c, c.lba, c.lba+c.count, c.op.lock == lockExclusive) {
+		return wait
+	}
+	return c.next(u, c)
 }
 
 // lock takes the lock on a range of blocks; false if the command has to wait for

@@ -45,6 +45,9 @@ type Nexus struct {
 	// those of the epochs before have no answer.
 	silent atomic.Uint64
 	gone   atomic.Bool // the unit was detached from it
+
+	gate  gate
+	heirs []*Nexus // that follow it, once it is detached; guarded by unit.mu
 }
 
 // Initiator is the initiator port's name.
@@ -147,6 +150,7 @@ func (n *Nexus) drainBegin(e *ending) {
 		n.silent.Store(n.epoch.Load() + 1)
 	}
 	slot := (n.epoch.Add(1) - 1) & 1
+	n.gate.resumeEnded()
 	for _, code := range e.tell {
 		n.attentions.add(code)
 	}

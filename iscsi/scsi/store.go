@@ -152,7 +152,7 @@ func (u *Unit) adopt(next Reservations, by *Nexus) {
 	var aborted []ended
 	u.mu.Lock()
 	for _, notice := range u.persist.notices(&next, initiator, port) {
-		for _, n := range u.nexuses {
+		for _, n := range u.inExecution() {
 			if n.initiator != notice.initiator || n.port.ID != notice.port {
 				continue
 			}

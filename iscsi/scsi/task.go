@@ -12,7 +12,10 @@ import (
 
 // Abort ends one command (ABORT TASK). The command completes as it always does,
 // which is when the function is complete.
-func (u *Unit) Abort(c *Command) { c.abort.Store(true) }
+func (u *Unit) Abort(c *Command) {
+	c.abort.Store(true)
+	c.Nexus.gate.resumeEnded()
+}
 
 // AbortTaskSet ends the commands of a nexus. Also for I_T NEXUS RESET, together
 // with LoseNexus.
@@ -59,7 +62,7 @@ func (u *Unit) Unreported(c *Command) {
 func (u *Unit) paths() []*Nexus {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return append([]*Nexus(nil), u.nexuses...)
+	return u.inExecution()
 }
 
 // abortEach ends the commands of all and tells all but one.

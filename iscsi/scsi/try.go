@@ -16,7 +16,7 @@ func (u *Unit) Try(c *Command) bool {
 	if c.Direction == DataIn {
 		data, kind = c.In, backend.OpRead
 	}
-	if len(data) == 0 || int64(len(data[0])) < c.Transfer {
+	if len(data) == 0 || int64(len(data[0])) < c.Transfer || c.Nexus.gate.closed() {
 		return false
 	}
 	if !c.Nexus.enter(c) {

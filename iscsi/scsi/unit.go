@@ -102,6 +102,8 @@ type Unit struct {
 
 	mu      sync.Mutex // guards all below
 	nexuses []*Nexus
+	// leaving are those that were detached and have commands in execution.
+	leaving []*Nexus
 	groups  []PortGroup
 	// reserved is the nexus that holds a RESERVE(6 or 10).
 	reserved *Nexus
@@ -186,13 +188,15 @@ func (u *Unit) Close() {
 }
 
 // Attach makes a path to the unit known: a session of an initiator port at a
-// target port. It begins with a unit attention.
+// target port. It begins with a unit attention. Where one of the same two was detached
+// and has commands in execution, those come first (gate).
 func (u *Unit) Attach(initiator string, port Port) *Nexus {
 	u.blocks() // a capacity that is new to the others is none to this one
 	n := &Nexus{unit: u, initiator: initiator, port: port}
 	n.attentions.add(PowerOnReset)
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.follow(n)
 	u.nexuses = append(u.nexuses, n)
 	u.refreshAccess()
 	return n
@@ -213,12 +217,15 @@ func (u *Unit) Detach(n *Nexus, done func()) {
 		u.reserved = nil
 	}
 	u.refreshAccess()
+	left := u.leave(n)
 	u.mu.Unlock()
-	if done == nil {
-		done = func() {}
-	}
 	n.gone.Store(true)
-	n.abortAll(done)
+	n.abortAll(func() {
+		left()
+		if done != nil {
+			done()
+		}
+	})
 }
 
 // LUNsChanged tells initiators that the list of logical units is another.
