@@ -21,9 +21,9 @@
 //     data that comes without being asked for has reserved room, up to a bound for
 //     all sessions, beyond which the command ends with TASK SET FULL.
 //   - A command keeps its place in the command window until its answer is sent.
-//   - A session that ends, for whatever reason, is over only when none of its
-//     commands is in execution any more. Its successor (session reinstatement) does
-//     not begin before.
+//   - Nothing that a session has sent happens after what its successor sends (session
+//     reinstatement): where a command of the old one is still in execution, the unit
+//     holds those of the new one back.
 //   - An order to persistent reservations that has succeeded is enforced by whichever
 //     gateway has the volume, through whichever it came (enforce.go).
 //   - What a session may see is what registry.Target.Sees says, also when that

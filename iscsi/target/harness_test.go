@@ -154,23 +154,28 @@ type gatedChunks struct {
 	backend.Chunks
 	mu   sync.Mutex // guards all below
 	shut bool
+	only backend.VolumeID // the one that stalls, 0 for all
 	held []*backend.Op
 	came chan struct{} // closed when the first operation is held
 }
 
-func (g *gatedChunks) isShut() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.shut
+// stops says whether an operation is held back. With mu held.
+func (g *gatedChunks) stops(op *backend.Op) bool {
+	return g.shut && (g.only == 0 || g.only == op.Volume)
 }
 
 // Try implements backend.Chunks.
-func (g *gatedChunks) Try(op *backend.Op) bool { return !g.isShut() && g.Chunks.Try(op) }
+func (g *gatedChunks) Try(op *backend.Op) bool {
+	g.mu.Lock()
+	stops := g.stops(op)
+	g.mu.Unlock()
+	return !stops && g.Chunks.Try(op)
+}
 
 // Submit implements backend.Chunks.
 func (g *gatedChunks) Submit(op *backend.Op) {
 	g.mu.Lock()
-	if g.shut {
+	if g.stops(op) {
 		if len(g.held) == 0 {
 			close(g.came)
 		}
@@ -183,10 +188,13 @@ func (g *gatedChunks) Submit(op *backend.Op) {
 }
 
 // close shuts the gate.
-func (g *gatedChunks) close() {
+func (g *gatedChunks) close() { g.closeFor(0) }
+
+// closeFor shuts it for one volume, or for all with 0.
+func (g *gatedChunks) closeFor(volume backend.VolumeID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.shut, g.came = true, make(chan struct{})
+	g.shut, g.only, g.came = true, volume, make(chan struct{})
 }
 
 // open lets everything through, in order.

@@ -55,7 +55,7 @@ type session struct {
 	ended  bool
 	pinged int64 // the clock when the initiator was asked whether it is there, 0 if it answered
 
-	over chan struct{} // closed when nothing of the session is under way
+	over chan struct{} // closed when the session has left its units: its successor may begin
 }
 
 func newSession(c *conn, r *iscsi.SessionRequest) *session {
@@ -97,8 +97,14 @@ func (s *session) start(r *iscsi.LoginResult) {
 
 // abandon ends a session that never began: its login failed after all.
 func (s *session) abandon() {
-	s.units.detachAll()
+	s.leaveUnits()
 	s.units.wait()
+}
+
+// leaveUnits makes room for a session of the same nexus. What is in execution still comes
+// before what that one does: its units see to it.
+func (s *session) leaveUnits() {
+	s.units.detachAll()
 	s.server.sessions.remove(s)
 	close(s.over)
 }
@@ -114,18 +120,18 @@ func (s *session) end(cause error) {
 	s.mu.Lock()
 	s.ended = true
 	s.mu.Unlock()
-	if !s.conn.draining.Load() {
+	if s.conn.draining.Load() {
+		s.writer.Close() // which answers what was read
+	} else {
 		s.units.abortAll()
 	}
-	s.writer.Close()
 	s.conn.cancel(errOver) // a change of units that waits for one ends
-	s.units.detachAll()
+	s.leaveUnits()
+	s.writer.Close()
 	if s.logout != nil { // whoever comes after it meets nothing of this session
 		s.answerLogout()
 	}
 	s.units.wait()
-	s.server.sessions.remove(s)
-	close(s.over)
 }
 
 // initiatorPort is the SCSI name of the initiator's port (RFC 7143 4.4).

@@ -28,9 +28,10 @@ type sessions struct {
 // maxSessions leaves session handles free, so that a search for one is short.
 const maxSessions = 1 << 15
 
-// open gives a session its handle. A session of the same nexus is ended first, and
-// waited for (session reinstatement, 6.3.5); with tsih set it must be that one, whose
-// connection is then reinstated in the same way (6.3.4), since there is only one.
+// open gives a session its handle. A session of the same nexus is ended first (session
+// reinstatement, 6.3.5), and leaves its units, which wait for what it has in execution; with
+// tsih set it must be that one, whose connection is then reinstated in the same way (6.3.4),
+// since there is only one.
 func (t *sessions) open(ctx context.Context, s *session, tsih uint16) error {
 	for {
 		t.mu.Lock()
@@ -50,7 +51,7 @@ func (t *sessions) open(ctx context.Context, s *session, tsih uint16) error {
 				s.inherited = &old.params
 			}
 		case <-ctx.Done():
-			return fmt.Errorf("%w: the session before this one still has commands in execution", iscsi.ErrUnavailable)
+			return fmt.Errorf("%w: the session before this one does not end", iscsi.ErrUnavailable)
 		}
 		// What was joined is gone: the handle is free for this session, which is the
 		// only one to ask for it.
