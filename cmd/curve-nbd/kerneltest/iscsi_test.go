@@ -1,7 +1,10 @@
 package kerneltest
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -36,7 +39,8 @@ func TestISCSI(t *testing.T) {
 		{"gateway stopped and started", testTargetRestarted},
 	}
 	if long {
-		parts = append(parts, part{"leader chunkserver killed", testISCSILeaderKilled}, part{"multipath", testMultipath}, part{"mpathpersist", testMpathpersist})
+		parts = append(parts, part{"one volume stalls", testOneVolumeStalls},
+			part{"leader chunkserver killed", testISCSILeaderKilled}, part{"multipath", testMultipath}, part{"mpathpersist", testMpathpersist})
 	}
 	for _, c := range parts {
 		t.Run(c.name, c.test)
@@ -208,4 +212,60 @@ func testISCSILeaderKilled(t *testing.T) {
 	c.killLeaders(24, startLoad(t, dir, 24*5*time.Second))
 	wantSound(t, dir, dev)
 	i.logout()
+}
+
+// testOneVolumeStalls: a volume that is throttled until the kernel runs out of patience with
+// it costs its session. That comes back at once, though commands of the old one are still
+// in execution, and the file system on the other unit notices nothing but the pause.
+func testOneVolumeStalls(t *testing.T) {
+	if os.Getenv(peerEnv) != "" {
+		t.Skip("no volume of " + os.Getenv(peerEnv) + " is throttled")
+	}
+	target, i := logIn(t, 128)
+	o := target.(*ourTarget)
+	o.g.ok("volume", "create", "slow", "--size", "64M", "--bps", "32K", "--bps-burst", "1M")
+	o.g.ok("lun", "add", o.iqn, "slow", "--lun", "1")
+	i.set("node.session.timeo.replacement_timeout", "10", "node.session.err_timeo.abort_timeout", "3",
+		"node.session.err_timeo.lu_reset_timeout", "3", "node.session.err_timeo.tgt_reset_timeout", "3")
+	dev := i.login()
+	other := *i
+	other.lun = 1
+	until(t, "the other unit is a block device", func() bool { return other.device() != "" })
+	slow := other.device()
+	if err := os.WriteFile("/sys/block/"+filepath.Base(slow)+"/device/timeout", []byte("10"), 0); err != nil {
+		t.Fatal(err)
+	}
+	dir := mount(t, "ext4", dev)
+	load := startLoad(t, dir, time.Minute)
+	load.working(dev)
+	first := o.sessions()
+	dd := exec.Command("dd", "if=/dev/zero", "of="+slow, "bs=4M", "count=1", "oflag=direct", "status=none")
+	if err := dd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stalls := make(chan error, 1)
+	go func() { stalls <- dd.Wait() }()
+	until(t, "the session is another", func() bool { now := o.sessions(); return now != first && now != "" })
+	load.working(dev)
+	select {
+	case err := <-stalls:
+		t.Errorf("the other volume did not stall for that long: dd %v", err)
+	default:
+	}
+	load.end()
+	wantSound(t, dir, dev)
+	<-stalls // with or without an error: the kernel's patience for one command is a minute
+	i.logout()
+}
+
+// sessions says since when which sessions are there.
+func (o *ourTarget) sessions() string {
+	o.g.t.Helper()
+	var all []struct {
+		Since string `json:"since"`
+	}
+	if err := json.Unmarshal([]byte(o.g.ok("target", "sessions", o.iqn, "-o", "json")), &all); err != nil {
+		o.g.t.Fatal(err)
+	}
+	return fmt.Sprint(all)
 }
