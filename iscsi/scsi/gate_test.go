@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"runtime"
 	"testing"
 
@@ -199,4 +200,57 @@ func TestACopyToAPathThatComesBack(t *testing.T) {
 	}
 	release()
 	r.good(r.a, copyCDB(len(list)), list, 0)
+}
+
+// Sessions that follow each other while their writes take this long and that: none undoes
+// that of a later one.
+func TestWritesKeepTheOrderOfTheirSessions(t *testing.T) {
+	f := &faulty{}
+	f.hold = func(q *volume.Request) bool {
+		go func() {
+			for range rand.IntN(200) {
+				runtime.Gosched()
+			}
+			f.Medium.Submit(q)
+		}()
+		return true
+	}
+	r := newRig(t, rigOptions{wrap: func(m Medium) Medium { f.Medium = m; return f }})
+	var ends []finished
+	for round := range 2000 {
+		var c *Command
+		for lba := range uint64(3) {
+			done := make(finished, 1)
+			c = &Command{CDB: span16(opWrite16, 0, lba, 1), Nexus: r.a, ExpectedOut: testBlock, Done: done, Out: [][]byte{filled(1, byte(round))}}
+			if !r.unit.Plan(c) {
+				t.Fatalf("status %#x, sense % x", c.Status, c.Sense())
+			}
+			if r.unit.Execute(c) {
+				done <- c
+			}
+			ends = append(ends, done)
+		}
+		switch {
+		case round%10 == 0:
+			for _, done := range ends {
+				<-done
+			}
+			ends = ends[:0]
+			if c.Status != Good || !bytes.Equal(r.read(2, 1), filled(1, byte(round))) {
+				t.Fatalf("round %d: status %#x, aborted %v; the block is not as it was written last", round, c.Status, c.Aborted)
+			}
+		case round%10 < 3:
+			r.unit.Abort(c)
+		case round%10 == 3:
+			r.unit.AbortTaskSet(r.a, func() {})
+		default:
+			r.a = r.comeBack(r.a)
+		}
+	}
+	for _, done := range ends {
+		<-done
+	}
+	if n := len(r.unit.leaving); n != 0 {
+		t.Errorf("%d paths are still leaving", n)
+	}
 }
