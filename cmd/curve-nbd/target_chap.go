@@ -10,6 +10,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
 
 	"github.com/opencurve/curve-nbd/gateway/control"
 )
@@ -51,7 +52,7 @@ func chapSetCommand() *cli.Command {
 		Usage:     "add a user, or change a secret",
 		ArgsUsage: "IQN|--discovery",
 		Description: `The secret comes from a file, or with - from stdin, never from the command line,
-which others can see. One newline at its end is dropped. Who is logged in stays so; the
+which others can see; a terminal does not show it. One newline at its end is dropped. Who is logged in stays so; the
 new secret counts from the next login on.
 
    (umask 077; head -c 12 /dev/urandom | base64 | tr -d '\n' > u.secret)   # 16 letters
@@ -165,7 +166,11 @@ const maxSecretFile = 4096
 // it.
 func readSecret(ctx *cli.Context, path string) (control.Secret, error) {
 	in, name := ctx.App.Reader, "stdin"
-	if path != "-" {
+	if path == "-" {
+		if stdin, ok := in.(*os.File); ok && term.IsTerminal(int(stdin.Fd())) {
+			return typedSecret(ctx, stdin)
+		}
+	} else {
 		file, err := os.Open(path)
 		if err != nil {
 			return nil, usagef("--secret-file: %v", err)
@@ -183,7 +188,21 @@ func readSecret(ctx *cli.Context, path string) (control.Secret, error) {
 	if len(text) > maxSecretFile {
 		return nil, usagef("--secret-file: %s has more than %d bytes: is it the right file?", name, maxSecretFile)
 	}
-	secret := bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r"))
+	return checkSecret(bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r")), name)
+}
+
+// typedSecret reads a secret from a terminal, which does not show it.
+func typedSecret(ctx *cli.Context, terminal *os.File) (control.Secret, error) {
+	fmt.Fprint(ctx.App.ErrWriter, "secret (not shown): ")
+	secret, err := term.ReadPassword(int(terminal.Fd()))
+	fmt.Fprintln(ctx.App.ErrWriter)
+	if err != nil {
+		return nil, usagef("--secret-file: read the terminal: %v", err)
+	}
+	return checkSecret(secret, "what was typed")
+}
+
+func checkSecret(secret []byte, name string) (control.Secret, error) {
 	switch {
 	case len(secret) == 0:
 		return nil, usagef("--secret-file: %s is empty", name)
