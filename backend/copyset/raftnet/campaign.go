@@ -15,23 +15,34 @@ import (
 type campaign struct {
 	on bool
 	// term is the lost leader's; one accepted in a newer term ends the campaign.
-	term  uint64
-	due   instant
+	term uint64
+	due  instant
+	// tries is how often this replica stood and did not win, and something of that for
+	// the next campaign if it comes soon.
 	tries int
 }
 
 func (c *campaign) stop() { c.on = false }
 
 const (
-	// campaignStagger is how long each voter waits for the one before it.
+	// campaignStagger is how long each voter waits for the one before it, at first.
 	campaignStagger = 40 * time.Millisecond
-	// campaignAgain, twice at most, is the time between two tries.
-	campaignAgain = 150 * time.Millisecond
 	// campaignMax bounds the growth of that.
-	campaignMax = time.Second
-	// campaignAfterVote leaves time to the one that was voted for.
+	campaignMax = 4 * time.Second
+	// campaignAgain, twice at most, is the time between two tries, and campaignAfterVote
+	// what is left to the one that was voted for, unless the pace is slower.
+	campaignAgain     = 150 * time.Millisecond
 	campaignAfterVote = 120 * time.Millisecond
+	// campaignMemory is how long it counts how hard the last campaign was.
+	campaignMemory = 10 * time.Second
 )
+
+// pace is by how much candidates keep out of each other's way. It doubles with each try:
+// where a vote takes longer than that to be stored and to arrive, everybody has voted for
+// himself before he hears of the others, in one term after the other.
+func (c *campaign) pace() time.Duration {
+	return min(campaignStagger<<min(c.tries, 10), campaignMax)
+}
 
 // died is told that an incarnation of a peer does not live any more.
 func (n *Net) died(p *peer, incarnation uint64, why string) {
@@ -68,7 +79,13 @@ func (g *Group) leaderLostLocked() {
 	if g.camp.on || !g.voting || g.leading.on || g.shutUp || g.leading.term > f.term {
 		return // the last leader was this one: the others campaign
 	}
-	g.camp = campaign{on: true, term: f.term, due: g.net.now().add(time.Duration(g.rankLocked()) * campaignStagger)}
+	now := g.net.now()
+	next := campaign{on: true, term: f.term}
+	if g.camp.tries > 0 && now < g.camp.due.add(campaignMemory) {
+		next.tries = g.camp.tries - 1
+	}
+	next.due = now.add(time.Duration(g.rankLocked()) * next.pace())
+	g.camp = next
 	g.net.clock.at(g.camp.due, g)
 }
 
@@ -104,8 +121,8 @@ func (g *Group) stand() {
 	}
 	if now >= c.due {
 		switch {
-		case g.votes.grantedTerm > c.term && now-g.votes.granted < instant(campaignAfterVote):
-			c.due = g.votes.granted.add(campaignAfterVote + jitter(campaignStagger))
+		case g.votes.grantedTerm > c.term && now-g.votes.granted < instant(max(campaignAfterVote, c.pace())):
+			c.due = g.votes.granted.add(max(campaignAfterVote, c.pace()) + jitter(c.pace()))
 		case now < g.freeLocked():
 			c.due = g.freeLocked()
 		case !g.majorityHeardLocked(now):
@@ -120,7 +137,7 @@ func (g *Group) stand() {
 			}
 			c.tries++
 			g.net.stats.campaigns.Add(1)
-			pause := min(campaignAgain*time.Duration(1+c.tries/4), campaignMax)
+			pause := max(campaignAgain, c.pace())
 			c.due = now.add(pause + jitter(pause*2/3))
 		}
 	}

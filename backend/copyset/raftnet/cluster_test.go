@@ -28,6 +28,7 @@ type cluster struct {
 	dial    func(from, to backend.ServerID) func(ctx context.Context, address string) (net.Conn, error)
 	tune    func(*raft.Config)
 	opts    func(*Options)
+	sync    time.Duration // that each write of a term or a vote takes
 }
 
 // server is one chunkserver's links and replicas.
@@ -45,6 +46,22 @@ type replica struct {
 	log     *raft.InmemStore
 	applied atomic.Int64
 	stop    chan struct{}
+}
+
+// slowStable is on a disk that takes its time.
+type slowStable struct {
+	raft.StableStore
+	sync time.Duration
+}
+
+func (s slowStable) Set(key, value []byte) error {
+	time.Sleep(s.sync)
+	return s.StableStore.Set(key, value)
+}
+
+func (s slowStable) SetUint64(key []byte, value uint64) error {
+	time.Sleep(s.sync)
+	return s.StableStore.SetUint64(key, value)
 }
 
 // ledger is a state machine that counts.
@@ -164,7 +181,7 @@ func (c *cluster) replica(s *server, i int, store *raft.InmemStore, found bool) 
 		}
 	}
 	var err error
-	if r.raft, err = raft.NewRaft(conf, ledger{&r.applied}, store, store, snaps, g); err != nil {
+	if r.raft, err = raft.NewRaft(conf, ledger{&r.applied}, store, slowStable{store, c.sync}, snaps, g); err != nil {
 		c.t.Fatal(err)
 	}
 	s.wg.Go(func() {

@@ -113,8 +113,11 @@
 // Where a dead or silent peer led a group, the voters stand for election one
 // after the other, 40 ms apart, in an order of each group's own, as long as they
 // have not heard of, or just voted for, somebody else and a majority is in reach;
-// and again until there is a leader. Silence is measured only over time in which
-// this process itself ran. raft's own timeouts stand behind all that.
+// and again until there is a leader. The distance doubles with each election that
+// nobody won, and is remembered for some seconds: where storing a vote takes as long
+// as the distance, all vote for themselves before they hear of each other. Silence is
+// measured only over time in which this process itself ran. raft's own timeouts stand
+// behind all that.
 //
 // # Durability
 //

@@ -68,6 +68,39 @@ func TestCrashedLeaderIsReplacedAtOnce(t *testing.T) {
 	}
 }
 
+// Voters whose disks take longer for a vote than candidates wait for each other do not
+// depose each other for ever.
+func TestElectionsEndOnSlowDisks(t *testing.T) {
+	trials := 3
+	if testing.Short() {
+		trials = 1
+	}
+	c := newCluster(t, 3, 3, func(c *cluster) { c.sync = 100 * time.Millisecond })
+	for trial := range trials {
+		l := c.leader(0)
+		terms := make([]uint64, c.groups)
+		for i := range terms {
+			terms[i] = c.leader(i).replicas[i].raft.CurrentTerm()
+		}
+		start := time.Now()
+		l.net.Close()
+		c.stop(l)
+		for i := range terms {
+			next := c.leader(i)
+			took := time.Since(start)
+			if err := c.apply(next, i, []byte("x")); err != nil {
+				t.Errorf("group %d: the new leader cannot commit: %v", i, err)
+			}
+			n := next.replicas[i].raft.CurrentTerm() - terms[i]
+			t.Logf("trial %d, group %d: a leader after %v and %d terms", trial, i, took, n)
+			if n > 20 { // without end when candidates keep a fixed distance
+				t.Errorf("group %d: %d terms for one leader", i, n)
+			}
+		}
+		c.restart(l)
+	}
+}
+
 // oneLease samples that at most one server has a lease on group i, until stop.
 func (c *cluster) oneLease(i int) (stop func()) {
 	groups := make([]*Group, len(c.servers))

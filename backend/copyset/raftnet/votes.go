@@ -178,7 +178,10 @@ func (g *Group) electionLost(term uint64) bool {
 // nobodyWon waits for whoever may have won the election of term to say so. False
 // when somebody did: a newer term would depose it.
 func (g *Group) nobodyWon(term uint64) bool {
-	timer := time.NewTimer(campaignAfterVote/2 + jitter(campaignAfterVote/2))
+	g.mu.Lock()
+	leave := max(campaignAfterVote, g.camp.pace())
+	g.mu.Unlock()
+	timer := time.NewTimer(leave/2 + jitter(leave/2))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -190,7 +193,7 @@ func (g *Group) nobodyWon(term uint64) bool {
 	if !g.camp.on || g.term > term {
 		return false
 	}
-	g.camp.due = g.net.now().add(campaignStagger/4 + jitter(campaignStagger))
+	g.camp.due = g.net.now().add(campaignStagger/4 + jitter(g.camp.pace()))
 	g.net.clock.at(g.camp.due, g)
 	return true
 }
