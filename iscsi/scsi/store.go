@@ -151,8 +151,9 @@ func (u *Unit) adopt(next Reservations, by *Nexus) {
 	}
 	var aborted []ended
 	u.mu.Lock()
+	paths := u.inExecution()
 	for _, notice := range u.persist.notices(&next, initiator, port) {
-		for _, n := range u.inExecution() {
+		for _, n := range paths {
 			if n.initiator != notice.initiator || n.port.ID != notice.port {
 				continue
 			}

@@ -29,8 +29,8 @@ const (
 	campaignStagger = 40 * time.Millisecond
 	// campaignMax bounds the growth of that.
 	campaignMax = 4 * time.Second
-	// campaignAgain, twice at most, is the time between two tries, and campaignAfterVote
-	// what is left to the one that was voted for, unless the pace is slower.
+	// campaignAgain is the time between two tries, up to two thirds more, and
+	// campaignAfterVote what is left to the one that was voted for, unless the pace is slower.
 	campaignAgain     = 150 * time.Millisecond
 	campaignAfterVote = 120 * time.Millisecond
 	// campaignMemory is how long it counts how hard the last campaign was.
@@ -43,6 +43,9 @@ const (
 func (c *campaign) pace() time.Duration {
 	return min(campaignStagger<<min(c.tries, 10), campaignMax)
 }
+
+// afterVote is what is left to the one that was voted for.
+func (c *campaign) afterVote() time.Duration { return max(campaignAfterVote, c.pace()) }
 
 // died is told that an incarnation of a peer does not live any more.
 func (n *Net) died(p *peer, incarnation uint64, why string) {
@@ -121,8 +124,8 @@ func (g *Group) stand() {
 	}
 	if now >= c.due {
 		switch {
-		case g.votes.grantedTerm > c.term && now-g.votes.granted < instant(max(campaignAfterVote, c.pace())):
-			c.due = g.votes.granted.add(max(campaignAfterVote, c.pace()) + jitter(c.pace()))
+		case g.votes.grantedTerm > c.term && now-g.votes.granted < instant(c.afterVote()):
+			c.due = g.votes.granted.add(c.afterVote() + jitter(c.pace()))
 		case now < g.freeLocked():
 			c.due = g.freeLocked()
 		case !g.majorityHeardLocked(now):

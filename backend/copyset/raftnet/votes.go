@@ -179,7 +179,7 @@ func (g *Group) electionLost(term uint64) bool {
 // when somebody did: a newer term would depose it.
 func (g *Group) nobodyWon(term uint64) bool {
 	g.mu.Lock()
-	leave := max(campaignAfterVote, g.camp.pace())
+	leave := g.camp.afterVote()
 	g.mu.Unlock()
 	timer := time.NewTimer(leave/2 + jitter(leave/2))
 	defer timer.Stop()
