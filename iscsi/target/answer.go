@@ -20,7 +20,7 @@ func (t *task) appendTo(o *sender) {
 	}
 	n := t.dataIn()
 	switch {
-	case n > 0 && t.frame != nil && n <= int64(o.maxData):
+	case n > 0 && t.frame != nil && n <= int64(min(o.maxData, o.session.params.MaxBurstLength)):
 		t.appendFrame(o, n)
 	case n > 0:
 		sent := t.appendData(o, n)
