@@ -49,7 +49,7 @@ func (r *Replica) startRaft() error {
 			return err
 		}
 	}
-	rf, err := raft.NewRaft(conf, fsm{r}, r.log, r.log, r.snaps, r.net)
+	rf, err := raft.NewRaft(conf, fsm{r}, r.log, &ballots{groupLog: r.log}, r.snaps, r.net)
 	if err != nil {
 		return err
 	}

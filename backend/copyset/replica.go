@@ -14,6 +14,7 @@ import (
 
 	"github.com/opencurve/curve-nbd/backend"
 	"github.com/opencurve/curve-nbd/backend/chunkstore"
+	"github.com/opencurve/curve-nbd/backend/copyset/raftlog"
 )
 
 // groupLog is what a replica needs of its log; *raftlog.Group.
@@ -21,6 +22,7 @@ type groupLog interface {
 	raft.LogStore
 	raft.StableStore
 	raft.MonotonicLogStore
+	SetAll(...raftlog.Pair) error
 	WaitDurable(index uint64) error
 	// Bytes is the size of the entries.
 	Bytes() int64

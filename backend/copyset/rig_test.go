@@ -2,6 +2,8 @@ package copyset
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -31,8 +33,19 @@ const (
 type memLog struct{ *raft.InmemStore }
 
 func (memLog) WaitDurable(uint64) error { return nil }
-func (memLog) IsMonotonic() bool        { return true }
-func (memLog) Bytes() int64             { return 0 }
+
+func (l memLog) SetAll(pairs ...raftlog.Pair) (err error) {
+	for _, p := range pairs {
+		if p.Key == keyVoteTerm { // numbers are kept apart in an InmemStore
+			err = errors.Join(err, l.SetUint64([]byte(p.Key), binary.LittleEndian.Uint64(p.Val)))
+		} else {
+			err = errors.Join(err, l.Set([]byte(p.Key), p.Val))
+		}
+	}
+	return err
+}
+func (memLog) IsMonotonic() bool { return true }
+func (memLog) Bytes() int64      { return 0 }
 
 // memNet is raft's in-memory transport, with leases that hold until taken away.
 type memNet struct {

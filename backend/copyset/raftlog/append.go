@@ -3,6 +3,7 @@ package raftlog
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/raft"
 
@@ -185,28 +186,46 @@ func (g *Group) forget(s *slot) {
 	}
 }
 
+// Pair is a key of the stable store with its value.
+type Pair struct {
+	Key string
+	Val []byte
+}
+
+// Uint64 is a Pair whose value GetUint64 reads.
+func Uint64(key string, val uint64) Pair {
+	return Pair{key, binary.LittleEndian.AppendUint64(nil, val)}
+}
+
 // Set implements raft.StableStore; durable when it returns.
-func (g *Group) Set(key, val []byte) error {
-	if len(key) > maxKey || len(val) > maxValue {
-		return fmt.Errorf("%w: stable value of %d bytes under a key of %d: at most %d and %d", backend.ErrInvalid, len(val), len(key), maxValue, maxKey)
+func (g *Group) Set(key, val []byte) error { return g.SetAll(Pair{string(key), val}) }
+
+// SetAll sets several values, at the cost of one; durable when it returns. Of a
+// call that does not return, the first values may be set, in the order given.
+func (g *Group) SetAll(pairs ...Pair) error {
+	values := make([]*value, len(pairs))
+	for i, p := range pairs {
+		if len(p.Key) > maxKey || len(p.Val) > maxValue {
+			return fmt.Errorf("%w: stable value of %d bytes under a key of %d: at most %d and %d", backend.ErrInvalid, len(p.Val), len(p.Key), maxValue, maxKey)
+		}
+		values[i] = &value{key: p.Key, val: slices.Clone(p.Val), size: recordBytes(len(p.Key), len(p.Val))}
 	}
-	v := &value{key: string(key), val: append([]byte(nil), val...), size: recordBytes(len(key), len(val))}
 	return g.settle(func() error {
 		if err := g.mayChange(); err != nil {
 			return err
 		}
-		v.replaces = g.stable[v.key]
-		g.stable[v.key] = v
-		g.parent.push(g, item{kind: recordSet, size: v.size, value: v})
+		for _, v := range values {
+			v.replaces = g.stable[v.key]
+			g.stable[v.key] = v
+			g.parent.push(g, item{kind: recordSet, size: v.size, value: v})
+		}
 		return nil
 	})
 }
 
 // SetUint64 implements raft.StableStore; durable when it returns.
 func (g *Group) SetUint64(key []byte, val uint64) error {
-	var b [8]byte
-	binary.LittleEndian.PutUint64(b[:], val)
-	return g.Set(key, b[:])
+	return g.SetAll(Uint64(string(key), val))
 }
 
 // Delete forgets the group: entries, votes and damage; durable when it returns.

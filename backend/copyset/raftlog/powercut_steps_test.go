@@ -159,11 +159,14 @@ func (p *powerCuts) compact(id backend.CopysetID, g *raftlog.Group, ref *referen
 }
 
 func (p *powerCuts) set(id backend.CopysetID, g *raftlog.Group) error {
-	key := stableKeys[p.rng.IntN(len(stableKeys))]
-	val := []byte(fmt.Sprint(p.rng.Uint32()))
 	p.note("set %d", id)
-	p.will(id, func(r *reference) { r.stable[key] = val })
-	err := g.Set([]byte(key), val)
+	var pairs []raftlog.Pair
+	for range 1 + p.rng.IntN(3) {
+		pair := raftlog.Pair{Key: stableKeys[p.rng.IntN(len(stableKeys))], Val: []byte(fmt.Sprint(p.rng.Uint32()))}
+		pairs = append(pairs, pair)
+		p.will(id, func(r *reference) { r.stable[pair.Key] = pair.Val })
+	}
+	err := g.SetAll(pairs...)
 	p.did()
 	p.durable(p.point())
 	return err
