@@ -55,9 +55,20 @@ func (r *Replica) startRaft() error {
 	}
 	rf.RegisterObserver(raft.NewObserver(nil, false, r.life.observe))
 	r.raft.Store(rf)
+	r.net.OnPatience(r.waitForVotes)
 	r.life.catchUp(rf)
 	r.configureNet()
 	return nil
+}
+
+// waitForVotes sets for how long an election waits for votes at least.
+func (r *Replica) waitForVotes(d time.Duration) {
+	rf := r.raft.Load()
+	conf := rf.ReloadableConfig()
+	conf.ElectionTimeout = max(r.opts.Heartbeat, d)
+	if err := rf.ReloadConfig(conf); err != nil {
+		r.slog.Error("elections cannot wait longer for votes", "for", d, "err", err)
+	}
 }
 
 // found writes the first configuration, unless the replica has a history.

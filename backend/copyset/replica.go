@@ -56,6 +56,7 @@ type groupNet interface {
 	raft.WithPreVote
 	raft.WithClose
 	Configure(voters []backend.ServerID)
+	OnPatience(func(time.Duration))
 	Lead(term uint64)
 	Follow()
 	LeaseUntil() time.Time

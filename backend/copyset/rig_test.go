@@ -55,10 +55,11 @@ type memNet struct {
 	released atomic.Bool
 }
 
-func (n *memNet) Configure([]backend.ServerID) {}
-func (n *memNet) Lead(uint64)                  { n.released.Store(false); n.leading.Store(true) }
-func (n *memNet) Follow()                      { n.leading.Store(false) }
-func (n *memNet) Release(context.Context)      { n.released.Store(true) }
+func (n *memNet) Configure([]backend.ServerID)   {}
+func (n *memNet) OnPatience(func(time.Duration)) {}
+func (n *memNet) Lead(uint64)                    { n.released.Store(false); n.leading.Store(true) }
+func (n *memNet) Follow()                        { n.leading.Store(false) }
+func (n *memNet) Release(context.Context)        { n.released.Store(true) }
 
 func (n *memNet) LeaseUntil() time.Time {
 	if !n.leading.Load() || n.noLease.Load() || n.released.Load() {
@@ -103,6 +104,7 @@ type rig struct {
 	// fake: in-memory logs and links, which tests can interfere with.
 	fake bool
 	tune func(*Options)
+	fs   disk.FS // of all members
 	// exports counts the blocks given to others, by giver.
 	exported atomic.Int64
 
@@ -110,13 +112,18 @@ type rig struct {
 	leaders map[backend.ServerID]uint64 // told by LeaderChanged
 }
 
-func newRig(t testing.TB, n int, tune func(*Options)) *rig { return buildRig(t, n, false, tune) }
+func newRig(t testing.TB, n int, tune func(*Options)) *rig { return buildRig(t, n, &rig{tune: tune}) }
 
 // newFakeRig is a rig whose links can be cut and whose leases taken away.
-func newFakeRig(t testing.TB, n int, tune func(*Options)) *rig { return buildRig(t, n, true, tune) }
+func newFakeRig(t testing.TB, n int, tune func(*Options)) *rig {
+	return buildRig(t, n, &rig{tune: tune, fake: true})
+}
 
-func buildRig(t testing.TB, n int, fake bool, tune func(*Options)) *rig {
-	g := &rig{t: t, fake: fake, members: make(map[backend.ServerID]*member), tune: tune, leaders: make(map[backend.ServerID]uint64)}
+func buildRig(t testing.TB, n int, g *rig) *rig {
+	g.t, g.members, g.leaders = t, make(map[backend.ServerID]*member), make(map[backend.ServerID]uint64)
+	if g.fs == nil {
+		g.fs = disk.OS()
+	}
 	var found []backend.ServerID
 	for i := range n {
 		found = append(found, backend.ServerID(i+1))
@@ -133,7 +140,7 @@ func buildRig(t testing.TB, n int, fake bool, tune func(*Options)) *rig {
 }
 
 func (g *rig) add(id backend.ServerID) *member {
-	m := &member{id: id, dir: g.t.TempDir(), fs: disk.OS(), failed: make(chan error, 1)}
+	m := &member{id: id, dir: g.t.TempDir(), fs: g.fs, failed: make(chan error, 1)}
 	g.members[id] = m
 	return m
 }

@@ -22,6 +22,8 @@ type Log struct {
 	meters *meters
 	// busySince is when the write or sync now under way began, in ns since 1970.
 	busySince atomic.Int64
+	// meanSync is the mean time of the last few syncs, in ns.
+	meanSync atomic.Int64
 
 	// mu guards everything below and what Group says it guards. Never held
 	// across a disk.
@@ -186,6 +188,12 @@ func (l *Log) Stalled() time.Duration {
 		return 0
 	}
 	return max(0, time.Since(time.Unix(0, since)))
+}
+
+// SyncTime is how long a sync takes at the moment: the mean of the last few, or the
+// one under way if that is longer. It implements raftnet.Gate.
+func (g *Group) SyncTime() time.Duration {
+	return max(time.Duration(g.parent.meanSync.Load()), g.parent.Stalled())
 }
 
 // Full says that the disk has no space left to keep segments in reserve: the log

@@ -239,11 +239,18 @@ func (w *writer) sync() error {
 		if err != nil {
 			return diskError("sync "+w.head.path, err)
 		}
-		w.l.meters.syncs.Observe(time.Since(start).Seconds())
+		w.l.syncTook(time.Since(start))
 	}
 	w.dirty = false
 	w.synced = at(w.head.seq, w.end)
 	return nil
+}
+
+// syncTook counts one sync.
+func (l *Log) syncTook(d time.Duration) {
+	l.meters.syncs.Observe(d.Seconds())
+	mean := l.meanSync.Load()
+	l.meanSync.Store(mean + (int64(d)-mean)/8)
 }
 
 // busy tells Stalled.

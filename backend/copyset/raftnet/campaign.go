@@ -17,16 +17,19 @@ type campaign struct {
 	// term is the lost leader's; one accepted in a newer term ends the campaign.
 	term uint64
 	due  instant
+	// step is the pace of the first try.
+	step time.Duration
 	// tries is how often this replica stood and did not win, and something of that for
 	// the next campaign if it comes soon.
 	tries int
 }
 
-func (c *campaign) stop() { c.on = false }
-
 const (
-	// campaignStagger is how long each voter waits for the one before it, at first.
+	// campaignStagger is how long each voter waits for the one before it, at first and
+	// at least: on a slow disk as long as campaignSyncs syncs, which is what a vote's
+	// two take where others are queued before them.
 	campaignStagger = 40 * time.Millisecond
+	campaignSyncs   = 4
 	// campaignMax bounds the growth of that.
 	campaignMax = 4 * time.Second
 	// campaignAgain is the time between two tries, up to two thirds more, and
@@ -35,13 +38,26 @@ const (
 	campaignAfterVote = 120 * time.Millisecond
 	// campaignMemory is how long it counts how hard the last campaign was.
 	campaignMemory = 10 * time.Second
+	// campaignPatience is for how many paces votes are waited for, patienceMax for how
+	// long at most: a candidate that lost its election does not hear for so long that it
+	// should stand again.
+	campaignPatience = 8
+	patienceMax      = 5 * time.Second
 )
 
 // pace is by how much candidates keep out of each other's way. It doubles with each try:
 // where a vote takes longer than that to be stored and to arrive, everybody has voted for
 // himself before he hears of the others, in one term after the other.
 func (c *campaign) pace() time.Duration {
-	return min(campaignStagger<<min(c.tries, 10), campaignMax)
+	return min(c.step<<min(c.tries, 10), campaignMax)
+}
+
+// step is the pace of a first try.
+func (g *Group) step() time.Duration {
+	if g.gate == nil {
+		return campaignStagger
+	}
+	return min(max(campaignStagger, campaignSyncs*g.gate.SyncTime()), campaignMax)
 }
 
 // afterVote is what is left to the one that was voted for.
@@ -83,7 +99,7 @@ func (g *Group) leaderLostLocked() {
 		return // the last leader was this one: the others campaign
 	}
 	now := g.net.now()
-	next := campaign{on: true, term: f.term}
+	next := campaign{on: true, term: f.term, step: g.step()}
 	if g.camp.tries > 0 && now < g.camp.due.add(campaignMemory) {
 		next.tries = g.camp.tries - 1
 	}
@@ -118,12 +134,15 @@ func (g *Group) stand() {
 	g.mu.Lock()
 	c, now := &g.camp, g.net.now()
 	if !c.on || g.leading.on || g.shutUp || g.follows.term > c.term {
-		c.stop()
+		g.stopCampaignLocked()
 		g.mu.Unlock()
 		return
 	}
 	if now >= c.due {
 		switch {
+		case g.votes.inside > 0: // it may just be voting for another one
+			g.mu.Unlock()
+			return // voteOut comes here again
 		case g.votes.grantedTerm > c.term && now-g.votes.granted < instant(c.afterVote()):
 			c.due = g.votes.granted.add(c.afterVote() + jitter(c.pace()))
 		case now < g.freeLocked():
@@ -133,10 +152,10 @@ func (g *Group) stand() {
 			// once they are back.
 			c.due = now.add(campaignAgain)
 		default:
-			in := g.net.newInbound(g, nil, typeTimeoutNow, 0)
-			in.rpc.Command = &raft.TimeoutNowRequest{RPCHeader: headerOf(g.net.opts.Self)}
-			if g.inbox.put(in) != nil {
-				in.free()
+			if g.standingLocked() {
+				g.turnLocked()
+			} else {
+				g.injectLocked()
 			}
 			c.tries++
 			g.net.stats.campaigns.Add(1)
@@ -147,6 +166,57 @@ func (g *Group) stand() {
 	due := c.due
 	g.mu.Unlock()
 	g.net.clock.at(due, g)
+}
+
+// injectLocked makes raft stand at once.
+func (g *Group) injectLocked() {
+	in := g.net.newInbound(g, nil, typeTimeoutNow, 0)
+	in.rpc.Command = &raft.TimeoutNowRequest{RPCHeader: headerOf(g.net.opts.Self)}
+	if g.inbox.put(in) != nil {
+		in.free()
+	}
+}
+
+// turnLocked lets the pre-votes go that wait for this replica's turn.
+func (g *Group) turnLocked() {
+	g.turn++
+	close(g.turned)
+	g.turned = make(chan struct{})
+}
+
+func (g *Group) stopCampaignLocked() {
+	if g.camp.on {
+		g.camp.on = false
+		g.turnLocked()
+	}
+}
+
+// OnPatience has fn told for how long raft's next election should wait for votes at
+// least. fn must not block, nor call the Group. To be called before the group has a
+// leader.
+func (g *Group) OnPatience(fn func(time.Duration)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.patient = fn
+}
+
+// adjustPatience tells raft how long to wait for votes, by how slow the disk is and
+// by how hard this campaign is, or was the last one.
+func (g *Group) adjustPatience() {
+	want := g.step()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := &g.camp
+	if end := c.due.add(campaignMemory); c.on || c.tries > 0 && g.net.now() < end {
+		want = min(campaignPatience*c.pace(), patienceMax)
+		if !c.on {
+			g.net.clock.at(end, g)
+		}
+	}
+	if want != g.patience && !g.shutUp {
+		g.patience = want
+		g.patient(want)
+	}
 }
 
 func jitter(d time.Duration) time.Duration { return rand.N(d) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -28,7 +29,8 @@ type cluster struct {
 	dial    func(from, to backend.ServerID) func(ctx context.Context, address string) (net.Conn, error)
 	tune    func(*raft.Config)
 	opts    func(*Options)
-	sync    time.Duration // that each write of a term or a vote takes
+	// sync is how long each write of a term or a vote takes, syncTime what gates say.
+	sync, syncTime time.Duration
 }
 
 // server is one chunkserver's links and replicas.
@@ -60,9 +62,18 @@ func (s slowStable) Set(key, value []byte) error {
 }
 
 func (s slowStable) SetUint64(key []byte, value uint64) error {
-	time.Sleep(s.sync)
+	if string(key) != "LastVoteTerm" { // it is stored together with the candidate
+		time.Sleep(s.sync)
+	}
 	return s.StableStore.SetUint64(key, value)
 }
+
+// promptGate is the gate of a log that is durable at once, on such a disk.
+type promptGate time.Duration
+
+func (promptGate) Durable() uint64           { return math.MaxUint64 }
+func (promptGate) AfterDurable(fn func())    { fn() }
+func (d promptGate) SyncTime() time.Duration { return time.Duration(d) }
 
 // ledger is a state machine that counts.
 type ledger struct{ n *atomic.Int64 }
@@ -166,7 +177,7 @@ func (c *cluster) config(id backend.ServerID) *raft.Config {
 
 // replica opens group i on a server.
 func (c *cluster) replica(s *server, i int, store *raft.InmemStore, found bool) *replica {
-	g := s.net.Group(backend.CopysetID(i+1), nil)
+	g := s.net.Group(backend.CopysetID(i+1), promptGate(c.syncTime))
 	g.Configure(c.voters)
 	r := &replica{group: g, log: store, stop: make(chan struct{})}
 	conf := c.config(s.id)
@@ -184,6 +195,13 @@ func (c *cluster) replica(s *server, i int, store *raft.InmemStore, found bool) 
 	if r.raft, err = raft.NewRaft(conf, ledger{&r.applied}, store, slowStable{store, c.sync}, snaps, g); err != nil {
 		c.t.Fatal(err)
 	}
+	g.OnPatience(func(d time.Duration) {
+		rc := r.raft.ReloadableConfig()
+		rc.ElectionTimeout = max(conf.ElectionTimeout, d)
+		if err := r.raft.ReloadConfig(rc); err != nil {
+			c.t.Error(err)
+		}
+	})
 	s.wg.Go(func() {
 		for {
 			select {
@@ -253,7 +271,7 @@ func eventually(t testing.TB, limit time.Duration, what string, cond func() bool
 func (c *cluster) leader(i int) *server {
 	c.t.Helper()
 	var found *server
-	eventually(c.t, 10*time.Second, fmt.Sprintf("a leader of group %d", i), func() bool {
+	eventually(c.t, 30*time.Second, fmt.Sprintf("a leader of group %d", i), func() bool {
 		for _, s := range c.servers {
 			if s.net != nil && s.replicas[i].raft.State() == raft.Leader && s.replicas[i].raft.VerifyLeader().Error() == nil {
 				found = s

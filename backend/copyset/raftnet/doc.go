@@ -110,14 +110,19 @@
 //
 // # Campaigns
 //
-// Where a dead or silent peer led a group, the voters stand for election one
-// after the other, 40 ms apart, in an order of each group's own, as long as they
-// have not heard of, or just voted for, somebody else and a majority is in reach;
-// and again until there is a leader. The distance doubles with each election that
-// nobody won, and is remembered for some seconds: where storing a vote takes as long
-// as the distance, all vote for themselves before they hear of each other. Silence is
-// measured only over time in which this process itself ran. raft's own timeouts stand
-// behind all that.
+// Where a dead or silent peer led a group, the voters stand for election one after
+// the other, in an order of each group's own, as long as they have not heard of, are
+// not voting or have not just voted for somebody else, and a majority is in reach; and
+// again until there is a leader. They are 40 ms apart, or the time of a vote on a slow
+// disk, as the Gate tells it: where storing a vote takes longer than that, all vote for
+// themselves before they hear of each other. The distance doubles with each election
+// that nobody won, and is remembered for some seconds. Silence is measured only over
+// time in which this process itself ran.
+//
+// raft's own timeouts stand behind all that. A raft that stands by them hears no
+// TimeoutNow, so that its pre-votes wait for the campaign's turn. They would also end
+// an election before the votes of slow disks are in: OnPatience tells raft how long
+// to wait.
 //
 // # Durability
 //

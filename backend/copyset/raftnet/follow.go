@@ -121,7 +121,7 @@ func (g *Group) pinged(l *link, seq uint64, e pingEntry) pingEntry {
 	case e.term < g.term:
 		e.term, e.code = g.term, statusRefused
 	case f.leader == l.peer && f.incarnation == l.incarnation && f.term == e.term:
-		g.camp.stop()
+		g.stopCampaignLocked()
 		e.code = statusOK
 		if wants && g.votes.inside == 0 {
 			e.code = statusPromised
@@ -182,7 +182,7 @@ func (g *Group) acceptedLocked(l *link, term uint64) {
 	}
 	f.leader, f.incarnation, f.term = l.peer, l.incarnation, term
 	f.fed = g.net.now()
-	g.camp.stop()
+	g.stopCampaignLocked()
 	if p := g.net.peer(l.peer); p != nil && p.isDead(l.incarnation) {
 		g.leaderLostLocked() // raft was slow to answer
 	}

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -17,6 +18,8 @@ type Gate interface {
 	Durable() uint64
 	// AfterDurable calls fn once all that was appended so far is.
 	AfterDurable(fn func())
+	// SyncTime is how long the disk takes for a sync at the moment.
+	SyncTime() time.Duration
 }
 
 // Group is the raft.Transport of one copyset. Server ids and addresses are both
@@ -36,8 +39,8 @@ type Group struct {
 	lease atomic.Int64
 	inbox inbox
 
-	// mu guards the rest. Under it no lock but that of inbox, scheduler and links
-	// is taken.
+	// mu guards the rest. Under it no lock but that of inbox, scheduler, links and
+	// raft's configuration is taken.
 	mu     sync.Mutex
 	shutUp bool
 	voters []backend.ServerID
@@ -50,7 +53,14 @@ type Group struct {
 	follows following
 	votes   votes
 	camp    campaign
-	mates   []*mate
+	// turn counts the turns of pre-votes and the ends of campaigns, from 1; turned is
+	// closed at the next one.
+	turn   uint64
+	turned chan struct{}
+	// patient is told patience: see OnPatience.
+	patient  func(time.Duration)
+	patience time.Duration
+	mates    []*mate
 }
 
 var (
@@ -75,12 +85,15 @@ type mate struct {
 	freed    bool
 	// waiters are heartbeats of raft that wait for the next ping's answer.
 	waiters []*beat
+	// preVote is the pre-vote that raft here asked of it last.
+	preVote *question
 }
 
 func newGroup(n *Net, id backend.CopysetID, gate Gate) *Group {
 	g := &Group{
 		net: n, id: id, gate: gate, self: []byte(PeerAddress(n.opts.Self)),
 		closed: make(chan struct{}), done: make(chan struct{}), changed: make(chan struct{}),
+		turn: 1, turned: make(chan struct{}), patient: func(time.Duration) {},
 	}
 	g.inbox.init()
 	// Whoever was here before may have promised, this process's last life included.

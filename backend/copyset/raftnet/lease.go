@@ -34,7 +34,7 @@ func (g *Group) Lead(term uint64) {
 	g.observeLocked(term)
 	g.leading.on, g.leading.term, g.leading.released = true, term, false
 	g.leading.since = g.net.now()
-	g.camp.stop()
+	g.stopCampaignLocked()
 	for _, m := range g.mates {
 		m.acked, m.asked, m.released, m.freed, m.urgent = 0, 0, 0, false, false
 	}

@@ -116,8 +116,13 @@ const (
 
 // Times that need no tuning.
 const (
-	// voteTimeout bounds a vote's round trip, holding included.
-	voteTimeout = time.Second
+	// voteTimeout bounds the round trip of a vote, which waits for the voter's disk,
+	// and of a pre-vote, which may wait behind one. A voter that does not answer
+	// because it is silent ends the wait earlier, by its link.
+	voteTimeout = 10 * time.Second
+	// askTimeout bounds what waits for no disk: how long a vote is held back, a
+	// TimeoutNow, and a heartbeat's wait for raft to accept its sender.
+	askTimeout = time.Second
 	// appendTimeout bounds an AppendEntries round trip outside a pipeline, and
 	// the wait for a link before it. A long wait is good: every failure makes
 	// raft back off, up to 10 s, while a link that comes up ends the wait.

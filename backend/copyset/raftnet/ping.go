@@ -190,7 +190,7 @@ func (g *Group) answerBeatsLocked(m *mate, seq uint64, e pingEntry) {
 		case e.code == statusUnknown:
 			w.done <- fmt.Errorf("%w: %v is not on %v", backend.ErrNoCopyset, g.id, m.id)
 		case e.code == statusPending:
-			if now-w.at < instant(voteTimeout) {
+			if now-w.at < instant(askTimeout) {
 				return false
 			}
 			w.done <- fmt.Errorf("%w: raft of %v on %v does not say whom it follows", backend.ErrUnreachable, g.id, m.id)

@@ -35,6 +35,8 @@ func (v *valve) AfterDurable(fn func()) {
 	v.waiting = append(v.waiting, fn)
 }
 
+func (v *valve) SyncTime() time.Duration { return 0 }
+
 func (v *valve) held() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -215,7 +217,7 @@ func TestRequestsThatCannotBeServedAreAnsweredWithErrors(t *testing.T) {
 	if err := other.AppendEntries("9", "9", request(1, nil), &resp); !errors.Is(err, backend.ErrUnreachable) {
 		t.Errorf("peer that is not in the address book: %v", err)
 	}
-	if took := time.Since(start); took > voteTimeout {
+	if took := time.Since(start); took > askTimeout {
 		t.Errorf("errors took %v", took)
 	}
 	// Nobody takes the messages of copyset 1 at 2: its inbox fills, and only its.

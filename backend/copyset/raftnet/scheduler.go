@@ -85,6 +85,7 @@ func (g *Group) alarm() {
 	if held {
 		g.passVotes()
 	}
+	g.adjustPatience()
 	if standing {
 		g.stand()
 	}

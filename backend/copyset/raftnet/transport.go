@@ -44,7 +44,7 @@ func (g *Group) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, _ *raft.Timeo
 	ctx, cancel := context.WithTimeout(g.net.ctx, releaseWait)
 	defer cancel()
 	g.Release(ctx)
-	_, err := g.control(ParsePeer(id), typeTimeoutNow, voteTimeout, func(*message) {})
+	_, err := g.control(ParsePeer(id), typeTimeoutNow, askTimeout, func(*message) {})
 	resp.RPCHeader = responseHeader
 	return err
 }

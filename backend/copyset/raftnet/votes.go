@@ -2,9 +2,12 @@ package raftnet
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/opencurve/curve-nbd/backend"
 )
 
 // votes is what a group knows of elections.
@@ -77,7 +80,7 @@ func (g *Group) passVotes() {
 	keep := g.votes.held[:0]
 	for _, in := range g.votes.held {
 		switch {
-		case in.link.isClosed() || now-in.since >= instant(voteTimeout):
+		case in.link.isClosed() || now-in.since >= instant(askTimeout):
 			drop = append(drop, in)
 		case now >= free:
 			pass = append(pass, in)
@@ -106,11 +109,15 @@ func (g *Group) voteOut(in *inbound, granted bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.votes.inside--
+	now := g.net.now()
 	if granted {
 		g.observeLocked(in.term)
-		g.votes.granted, g.votes.grantedTerm = g.net.now(), in.term
+		g.votes.granted, g.votes.grantedTerm = now, in.term
 	}
 	g.computeLeaseLocked()
+	if g.camp.on {
+		g.net.clock.at(now, g) // it may have waited for this
+	}
 }
 
 // awaitFree waits until a vote for oneself breaks no promise.
@@ -153,7 +160,7 @@ func (g *Group) RequestVote(id raft.ServerID, _ raft.ServerAddress, args *raft.R
 	if err == nil {
 		*resp = raft.RequestVoteResponse{RPCHeader: responseHeader, Term: c.term, Granted: c.granted}
 	}
-	if (err != nil || !c.granted) && args.LeadershipTransfer && g.electionLost(args.Term) && g.nobodyWon(args.Term) {
+	if (err != nil || !c.granted) && g.electionLost(args.Term) && g.nobodyWon(args.Term) {
 		// raft would sit out its election timeout as a candidate, deaf to another
 		// TimeoutNow. A newer term, which nobody has voted in, makes it a follower
 		// that can stand again at once.
@@ -193,7 +200,7 @@ func (g *Group) nobodyWon(term uint64) bool {
 	if !g.camp.on || g.term > term {
 		return false
 	}
-	g.camp.due = g.net.now().add(campaignStagger/4 + jitter(g.camp.pace()))
+	g.camp.due = g.net.now().add(campaignStagger/4 + time.Duration(g.rankLocked())*g.camp.pace() + jitter(g.camp.pace()))
 	g.net.clock.at(g.camp.due, g)
 	return true
 }
@@ -205,13 +212,88 @@ func (c *call) termOr(none uint64) uint64 {
 	return c.term
 }
 
-// RequestPreVote implements raft.WithPreVote.
+// RequestPreVote implements raft.WithPreVote. A raft that stands by its own timers
+// is deaf to a TimeoutNow, so in a campaign it takes its turns with its pre-vote,
+// again and again.
 func (g *Group) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	c, err := g.control(ParsePeer(id), typePreVote, voteTimeout, func(m *message) {
-		m.q.arena = appendVote(m.q.arena, args.Term, args.LastLogIndex, args.LastLogTerm, false)
-	})
-	if err == nil {
-		*resp = raft.RequestPreVoteResponse{RPCHeader: responseHeader, Term: c.term, Granted: c.granted}
+	g.adjustPatience() // for raft's next try
+	q := g.question(ParsePeer(id), args.Term)
+	for {
+		if err := g.awaitTurn(q); err != nil {
+			return err
+		}
+		c, err := g.control(q.mate.id, typePreVote, voteTimeout, func(m *message) {
+			m.q.arena = appendVote(m.q.arena, args.Term, args.LastLogIndex, args.LastLogTerm, false)
+		})
+		switch {
+		case err == nil && (c.granted || c.term > args.Term):
+			*resp = raft.RequestPreVoteResponse{RPCHeader: responseHeader, Term: c.term, Granted: c.granted}
+			return nil
+		case q.turn > 0:
+		case err != nil:
+			return err
+		default:
+			*resp = raft.RequestPreVoteResponse{RPCHeader: responseHeader, Term: c.term}
+			return nil
+		}
 	}
-	return err
+}
+
+// question is a pre-vote for term that a mate is to answer.
+type question struct {
+	mate *mate
+	term uint64
+	// turn is the campaign's last one that it knows of, 0 without a campaign;
+	// waiting, that it waits for the next one.
+	turn    uint64
+	waiting bool
+}
+
+func (g *Group) question(to backend.ServerID, term uint64) *question {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	q := &question{mate: g.mateLocked(to), term: term}
+	q.mate.preVote = q
+	if g.camp.on {
+		q.turn = g.turn
+	}
+	return q
+}
+
+var errNoPreVote = errors.New("pre-vote given up: there is a newer one, or a newer term, or a leader")
+
+// awaitTurn waits until the campaign stands, if there is one.
+func (g *Group) awaitTurn(q *question) error {
+	for q.turn > 0 {
+		g.mu.Lock()
+		turned := g.turned
+		over := !g.camp.on || !g.currentLocked(q)
+		q.waiting = !over && g.turn == q.turn
+		wait := q.waiting
+		q.turn = g.turn
+		g.mu.Unlock()
+		switch {
+		case over:
+			return errNoPreVote
+		case !wait:
+			return nil
+		}
+		select {
+		case <-turned:
+		case <-g.closed:
+			return raft.ErrTransportShutdown
+		}
+	}
+	return nil
+}
+
+// currentLocked says whether raft still cares for a pre-vote, as far as known here.
+func (g *Group) currentLocked(q *question) bool { return q.mate.preVote == q && q.term > g.term }
+
+// standingLocked says whether raft stands already, by its own timers, and waits for
+// the campaign's turn.
+func (g *Group) standingLocked() bool {
+	return slices.ContainsFunc(g.mates, func(m *mate) bool {
+		return m.preVote != nil && m.preVote.waiting && g.currentLocked(m.preVote)
+	})
 }
