@@ -11,10 +11,13 @@ import (
 	"github.com/opencurve/curve-nbd/backend"
 )
 
-// campaign is a group's search for a new leader after its leader was lost.
+// campaign is a group's search for a leader.
 type campaign struct {
 	on bool
-	// term is the lost leader's; one accepted in a newer term ends the campaign.
+	// lost: the leader is known to be lost. Otherwise raft began, by its own timers, and
+	// there may be a leader that it does not hear: only its pre-votes have turns.
+	lost bool
+	// term is the last leader's; one accepted in a newer term ends the campaign.
 	term uint64
 	due  instant
 	// step is the pace of the first try.
@@ -30,8 +33,9 @@ const (
 	// two take where others are queued before them.
 	campaignStagger = 40 * time.Millisecond
 	campaignSyncs   = 4
-	// campaignMax bounds the growth of that.
+	// campaignMax bounds the growth of that with each try, stepMax that with the disk.
 	campaignMax = 4 * time.Second
+	stepMax     = 15 * time.Second
 	// campaignAgain is the time between two tries, up to two thirds more, and
 	// campaignAfterVote what is left to the one that was voted for, unless the pace is slower.
 	campaignAgain     = 150 * time.Millisecond
@@ -42,14 +46,14 @@ const (
 	// long at most: a candidate that lost its election does not hear for so long that it
 	// should stand again.
 	campaignPatience = 8
-	patienceMax      = 5 * time.Second
+	patienceMax      = 30 * time.Second
 )
 
 // pace is by how much candidates keep out of each other's way. It doubles with each try:
 // where a vote takes longer than that to be stored and to arrive, everybody has voted for
 // himself before he hears of the others, in one term after the other.
 func (c *campaign) pace() time.Duration {
-	return min(c.step<<min(c.tries, 10), campaignMax)
+	return max(c.step, min(c.step<<min(c.tries, 10), campaignMax))
 }
 
 // step is the pace of a first try.
@@ -57,7 +61,7 @@ func (g *Group) step() time.Duration {
 	if g.gate == nil {
 		return campaignStagger
 	}
-	return min(max(campaignStagger, campaignSyncs*g.gate.SyncTime()), campaignMax)
+	return min(max(campaignStagger, campaignSyncs*g.gate.SyncTime()), stepMax)
 }
 
 // afterVote is what is left to the one that was voted for.
@@ -94,12 +98,19 @@ func (g *Group) leaderDied(id backend.ServerID, incarnation uint64) {
 
 // leaderLostLocked begins a campaign against the leader last accepted.
 func (g *Group) leaderLostLocked() {
-	f := &g.follows
-	if g.camp.on || !g.voting || g.leading.on || g.shutUp || g.leading.term > f.term {
+	if g.camp.on && g.camp.lost || g.leading.term > g.follows.term {
 		return // the last leader was this one: the others campaign
 	}
+	g.beginLocked(true)
+}
+
+// beginLocked begins a campaign.
+func (g *Group) beginLocked(lost bool) {
+	if !g.voting || g.leading.on || g.shutUp {
+		return
+	}
 	now := g.net.now()
-	next := campaign{on: true, term: f.term, step: g.step()}
+	next := campaign{on: true, lost: lost, term: g.follows.term, step: g.step()}
 	if g.camp.tries > 0 && now < g.camp.due.add(campaignMemory) {
 		next.tries = g.camp.tries - 1
 	}
@@ -151,14 +162,10 @@ func (g *Group) stand() {
 			// Standing would only drive the term up, and depose the others' leader
 			// once they are back.
 			c.due = now.add(campaignAgain)
+		case !g.takeTurnLocked():
+			c.due = now.add(campaignAgain)
 		default:
-			if g.standingLocked() {
-				g.turnLocked()
-			} else {
-				g.injectLocked()
-			}
 			c.tries++
-			g.net.stats.campaigns.Add(1)
 			pause := max(campaignAgain, c.pace())
 			c.due = now.add(pause + jitter(pause*2/3))
 		}
@@ -166,6 +173,22 @@ func (g *Group) stand() {
 	due := c.due
 	g.mu.Unlock()
 	g.net.clock.at(due, g)
+}
+
+// takeTurnLocked makes raft stand, if it may, and says whether it did.
+func (g *Group) takeTurnLocked() bool {
+	if g.camp.lost {
+		g.net.stats.campaigns.Add(1)
+	}
+	switch {
+	case g.standingLocked():
+		g.turnLocked()
+	case g.camp.lost:
+		g.injectLocked()
+	default:
+		return false // raft does not stand any more, or not yet again
+	}
+	return true
 }
 
 // injectLocked makes raft stand at once.

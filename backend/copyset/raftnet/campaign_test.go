@@ -12,10 +12,11 @@ import (
 func (g *Group) campaigning(tries int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.camp = campaign{on: true, term: 1, due: g.net.now().add(time.Hour), step: campaignStagger, tries: tries}
+	g.camp = campaign{on: true, lost: true, term: 1, due: g.net.now().add(time.Hour), step: campaignStagger, tries: tries}
 }
 
-// A raft that stands by its own timers does not hear the campaign's TimeoutNow.
+// A raft that stands by its own timers begins a campaign, if there is none, and does
+// not hear its TimeoutNow.
 func TestPreVotesTakeTheirTurnInACampaign(t *testing.T) {
 	p := newPair(t, [2]Gate{})
 	g, voter := p.groups[0], p.groups[1].Consumer()
@@ -38,7 +39,7 @@ func TestPreVotesTakeTheirTurnInACampaign(t *testing.T) {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			q := g.mateLocked(2).preVote
-			return q != last && q.waiting == g.camp.on
+			return q != last && (q.waiting || !g.camp.lost)
 		})
 		return done
 	}
@@ -81,8 +82,14 @@ func TestPreVotesTakeTheirTurnInACampaign(t *testing.T) {
 	}
 
 	done := ask(2)
-	answer(2, false)
-	over("without a campaign, refused", done, outcome{term: 2})
+	answer(2, true) // at its first turn, which nobody has to wait for
+	over("without a campaign", done, outcome{granted: true, term: 2})
+	g.mu.Lock()
+	if g.camp.due = 0; !g.camp.on {
+		t.Error("no campaign has begun")
+	}
+	g.mu.Unlock()
+	g.stand() // but raft does not: a leader may be there
 
 	g.campaigning(0)
 	done = ask(2)

@@ -2,6 +2,7 @@ package raftnet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -283,6 +284,21 @@ func (c *cluster) leader(i int) *server {
 	return found
 }
 
+// lease waits until a leader has its lease. Its Group may learn a moment after raft
+// that it leads.
+func (c *cluster) lease(s *server, i int) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
+	defer cancel()
+	eventually(c.t, 5*time.Second, "a lease", func() bool {
+		err := s.replicas[i].group.AwaitLease(ctx)
+		if err != nil && !errors.Is(err, backend.ErrNotLeader) {
+			c.t.Fatal(err)
+		}
+		return err == nil
+	})
+}
+
 func (c *cluster) apply(s *server, i int, data []byte) error {
 	return s.replicas[i].raft.Apply(data, time.Second).Error()
 }
@@ -296,11 +312,7 @@ func TestGroupsElectReplicateAndLease(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		if err := l.replicas[i].group.AwaitLease(ctx); err != nil {
-			t.Fatal(err)
-		}
-		cancel()
+		c.lease(l, i)
 		if left := time.Until(l.replicas[i].group.LeaseUntil()); left <= 0 || left > 150*time.Millisecond {
 			t.Fatalf("lease for another %v", left)
 		}

@@ -119,10 +119,10 @@
 // that nobody won, and is remembered for some seconds. Silence is measured only over
 // time in which this process itself ran.
 //
-// raft's own timeouts stand behind all that. A raft that stands by them hears no
-// TimeoutNow, so that its pre-votes wait for the campaign's turn. They would also end
-// an election before the votes of slow disks are in: OnPatience tells raft how long
-// to wait.
+// raft's own timeouts stand behind all that, and begin a campaign where there was no
+// leader to lose. A raft that stands by them hears no TimeoutNow, so that its pre-votes
+// wait for the campaign's turn. They would also end an election before the votes of
+// slow disks are in: OnPatience tells raft how long to wait.
 //
 // # Durability
 //

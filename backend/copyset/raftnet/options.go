@@ -119,7 +119,7 @@ const (
 	// voteTimeout bounds the round trip of a vote, which waits for the voter's disk,
 	// and of a pre-vote, which may wait behind one. A voter that does not answer
 	// because it is silent ends the wait earlier, by its link.
-	voteTimeout = 10 * time.Second
+	voteTimeout = 30 * time.Second
 	// askTimeout bounds what waits for no disk: how long a vote is held back, a
 	// TimeoutNow, and a heartbeat's wait for raft to accept its sender.
 	askTimeout = time.Second

@@ -243,8 +243,8 @@ func (g *Group) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, args *raf
 type question struct {
 	mate *mate
 	term uint64
-	// turn is the campaign's last one that it knows of, 0 without a campaign;
-	// waiting, that it waits for the next one.
+	// turn is the campaign's last one that it knows of, 0 where there can be no
+	// campaign; waiting, that it waits for the next one.
 	turn    uint64
 	waiting bool
 }
@@ -254,6 +254,9 @@ func (g *Group) question(to backend.ServerID, term uint64) *question {
 	defer g.mu.Unlock()
 	q := &question{mate: g.mateLocked(to), term: term}
 	q.mate.preVote = q
+	if !g.camp.on {
+		g.beginLocked(false)
+	}
 	if g.camp.on {
 		q.turn = g.turn
 	}
@@ -262,7 +265,7 @@ func (g *Group) question(to backend.ServerID, term uint64) *question {
 
 var errNoPreVote = errors.New("pre-vote given up: there is a newer one, or a newer term, or a leader")
 
-// awaitTurn waits until the campaign stands, if there is one.
+// awaitTurn waits until it is this replica's turn in the campaign, if there is one.
 func (g *Group) awaitTurn(q *question) error {
 	for q.turn > 0 {
 		g.mu.Lock()
