@@ -19,9 +19,12 @@ const (
 	// pushEvery is between two followers that are made to campaign: longer than one may
 	// hold its vote back for a promise that it gave to this leader.
 	pushEvery = 300 * time.Millisecond
-	// handAgain is the least time between two attempts for one copyset: where all the
-	// others are unwell too, it comes back, and must be served meanwhile.
-	handAgain = 2 * time.Second
+	// handAgain is the least time between two attempts for one copyset, twice as long
+	// with each, up to handAgainMax, as long as the disk is not well: where all the
+	// others are unwell too, it comes back, and must be served meanwhile; and where all
+	// disks are slow, an election takes longer than this.
+	handAgain    = 2 * time.Second
+	handAgainMax = time.Minute
 	// elsewhereTimeout bounds asking the others who leads.
 	elsewhereTimeout = 200 * time.Millisecond
 )
@@ -32,30 +35,52 @@ type handOver struct {
 	under map[backend.CopysetID]bool
 	// pushed is the term in which a copyset's followers were made to campaign.
 	pushed map[backend.CopysetID]uint64
-	// last is when a copyset was last tried to get rid of.
-	last  map[backend.CopysetID]time.Time
+	// next is when a copyset may be tried to get rid of again, after wait.
+	next  map[backend.CopysetID]time.Time
+	wait  map[backend.CopysetID]time.Duration
 	tasks sync.WaitGroup
+}
+
+func (h *handOver) init() {
+	h.under = make(map[backend.CopysetID]bool)
+	h.pushed = make(map[backend.CopysetID]uint64)
+	h.well()
+}
+
+// well forgets how often copysets came back.
+func (h *handOver) well() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.next = make(map[backend.CopysetID]time.Time)
+	h.wait = make(map[backend.CopysetID]time.Duration)
+}
+
+// begin says whether it is time to get rid of a copyset that is led in term. If so, end
+// must follow.
+func (h *handOver) begin(id backend.CopysetID, term uint64, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.under[id] || h.pushed[id] >= term || now.Before(h.next[id]) {
+		return false
+	}
+	h.wait[id] = min(max(handAgain, 2*h.wait[id]), handAgainMax)
+	h.under[id], h.next[id] = true, now.Add(h.wait[id])
+	return true
+}
+
+func (h *handOver) end(id backend.CopysetID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.under, id)
 }
 
 func (h *handOver) start(s *Server, id backend.CopysetID, term uint64) {
 	r := s.replicas.get(id)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if r == nil || h.under[id] || h.pushed[id] >= term || time.Since(h.last[id]) < handAgain {
+	if r == nil || !h.begin(id, term, time.Now()) {
 		return
 	}
-	if h.under == nil {
-		h.under = make(map[backend.CopysetID]bool)
-		h.pushed = make(map[backend.CopysetID]uint64)
-		h.last = make(map[backend.CopysetID]time.Time)
-	}
-	h.under[id], h.last[id] = true, time.Now()
 	h.tasks.Go(func() {
-		defer func() {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			delete(h.under, id)
-		}()
+		defer h.end(id)
 		ctx, cancel := context.WithTimeout(s.life, handOverTimeout)
 		defer cancel()
 		err := r.TransferLeadership(ctx, 0)
@@ -68,8 +93,6 @@ func (h *handOver) start(s *Server, id backend.CopysetID, term uint64) {
 		s.push(id, term, r.Status().Voters, err)
 	})
 }
-
-func (h *handOver) wait() { h.tasks.Wait() }
 
 // push makes the followers take a leadership that cannot be handed over, because
 // changes in flight wait for a log that hangs, and raft itself may. First this server

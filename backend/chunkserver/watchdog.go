@@ -27,7 +27,8 @@ const (
 //	                Options.StallLimit, or the probe fails
 //	unwell → well   nothing of that for Options.WellFor
 //
-// While unwell, every leadership that this server has or gets is handed over.
+// While unwell, every leadership that this server has or gets is handed over, those
+// that come back less and less often.
 type watchdog struct {
 	// probing is since when the probe's write is under way, in Unix nanoseconds, 0
 	// for not.
@@ -142,7 +143,8 @@ func (s *Server) runWatchdog() {
 	defer ticker.Stop()
 	w := &s.watch
 	var handing handOver
-	defer handing.wait()
+	handing.init()
+	defer handing.tasks.Wait()
 	var lastIll time.Time
 	var awake wakefulness
 	for {
@@ -162,6 +164,7 @@ func (s *Server) runWatchdog() {
 			s.trouble.set("disk", ill)
 		case w.unwell.Load() && now.Sub(lastIll) >= s.opts.WellFor:
 			w.unwell.Store(false)
+			handing.well()
 			s.trouble.set("disk", "")
 		}
 		if w.unwell.Load() {

@@ -269,18 +269,47 @@ const tickMost = 2
 // breakFactor times Suspect is the silence after which links are made anew.
 const breakFactor = 4
 
+// A peer that was heard again after a silence is slow, or the way to it is, and not
+// dead. For slowMemory it is suspected after twice that silence only, at most slowFactor
+// times Suspect: machines that are short of CPU would depose one leader after the other.
+const (
+	slowFactor = 3
+	slowMemory = time.Minute
+)
+
+// spoke notes that the peer was heard after its silence.
+func (p *peer) spoke(now instant) {
+	if suspect := instant(p.net.opts.Suspect); p.silence >= suspect && p.silence < breakFactor*suspect {
+		if now >= p.slowUntil {
+			p.slow = 0
+		}
+		p.slow = max(p.slow, min(2*p.silence, slowFactor*suspect))
+		p.slowUntil = now.add(slowMemory)
+	}
+}
+
+// suspectAfter is the silence after which the peer is suspected.
+func (p *peer) suspectAfter(now instant) instant {
+	suspect := instant(p.net.opts.Suspect)
+	if now < p.slowUntil {
+		return max(suspect, p.slow)
+	}
+	return suspect
+}
+
 // watch looks at the peer's silence, at now and at last before it.
 func (p *peer) watch(last, now instant) {
 	n := p.net
 	heard := instant(p.heard.Load())
 	if heard != p.lastHeard || heard == 0 {
+		p.spoke(now)
 		p.lastHeard, p.silence = heard, min(now-heard, instant(n.opts.Ping))
 		p.suspected.Store(false)
 		return
 	}
 	p.silence += min(now-last, instant(tickMost*n.opts.Ping))
 	silence := p.silence
-	if silence < instant(n.opts.Suspect) {
+	if silence < p.suspectAfter(now) {
 		return
 	}
 	if p.suspected.CompareAndSwap(false, true) {

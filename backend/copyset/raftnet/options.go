@@ -32,7 +32,8 @@ type Options struct {
 	// for. Default 220 ms.
 	Lease, Promise time.Duration
 	// Suspect is the silence after which a leader's chunkserver is taken for dead
-	// and its followers campaign. Longer than Promise. Default 350 ms.
+	// and its followers campaign; up to three times as long for one that was silent and
+	// came back within the last minute. Longer than Promise. Default 350 ms.
 	Suspect time.Duration
 	Logger  *slog.Logger
 }

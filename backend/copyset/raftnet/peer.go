@@ -28,6 +28,9 @@ type peer struct {
 	// lastHeard is heard at the pinger's last look, silence how long it has stood
 	// still; the pinger's own.
 	lastHeard, silence instant
+	// slow is the silence after which it is suspected until slowUntil, if that is more
+	// than Suspect; the pinger's own.
+	slow, slowUntil instant
 	// seq numbers the pings to it.
 	seq atomic.Uint64
 	// control and data are the links to it that are up.
