@@ -113,6 +113,10 @@ func TestVoteIsStoredWholeAndWithTwoWaits(t *testing.T) {
 		if !slices.EqualFunc(v.store.list, want, slices.Equal) {
 			t.Errorf("life %d: waited for %v, want %v", life, v.store.list, want)
 		}
+		v.store.list = nil
+		if v.vote(c.opponent, c.term) || !v.vote(c.candidate, c.term) || len(v.store.list) > 0 {
+			t.Errorf("life %d: in a term that is known already: waited for %v, or another outcome", life, v.store.list)
+		}
 		term, err1 := v.store.GetUint64([]byte(keyVoteTerm))
 		who, err2 := v.store.Get([]byte(keyVoteCandidate))
 		if err1 != nil || err2 != nil || term != c.term || string(who) != string(raftnet.PeerAddress(c.candidate)) {
@@ -127,5 +131,32 @@ func TestVoteIsStoredWholeAndWithTwoWaits(t *testing.T) {
 			t.Errorf("life %d: after a restart the vote is forgotten", life)
 		}
 		v.stop()
+	}
+}
+
+// Raft stores its term again whenever it becomes a follower.
+func TestTermIsStoredOnce(t *testing.T) {
+	w := &waits{groupLog: &memLog{raft.NewInmemStore()}}
+	b := &ballots{groupLog: w}
+	for _, c := range []struct {
+		term  uint64
+		waits int
+	}{{1, 1}, {1, 1}, {2, 2}, {2, 2}, {2, 2}, {5, 3}} {
+		if err := b.SetUint64([]byte(keyTerm), c.term); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := b.GetUint64([]byte(keyTerm)); len(w.list) != c.waits || err != nil || got != c.term {
+			t.Errorf("term %d: %d waits, stored %d, %v; want %d waits", c.term, len(w.list), got, err, c.waits)
+		}
+	}
+	// Somebody else's write came in between: what was stored does not hold any more.
+	if err := w.SetUint64([]byte(keyTerm), 4); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.SetUint64([]byte(keyTerm), 5); err != nil || len(w.list) != 5 {
+		t.Errorf("%d waits, %v; want 5", len(w.list), err)
+	}
+	if next := (&ballots{groupLog: w}); next.SetUint64([]byte(keyTerm), 5) != nil || len(w.list) != 6 {
+		t.Error("a new life takes for durable what it has not stored itself")
 	}
 }

@@ -36,7 +36,7 @@ func (memLog) WaitDurable(uint64) error { return nil }
 
 func (l memLog) SetAll(pairs ...raftlog.Pair) (err error) {
 	for _, p := range pairs {
-		if p.Key == keyVoteTerm { // numbers are kept apart in an InmemStore
+		if p.Key == keyVoteTerm || p.Key == keyTerm { // numbers are kept apart in an InmemStore
 			err = errors.Join(err, l.SetUint64([]byte(p.Key), binary.LittleEndian.Uint64(p.Val)))
 		} else {
 			err = errors.Join(err, l.Set([]byte(p.Key), p.Val))
