@@ -75,9 +75,9 @@ func (s *service) UnmapDevice(ctx context.Context, req *controlpb.UnmapDeviceReq
 }
 
 // beforeDeadline ends a little before the client gives up, so that it is told what
-// could not be done in time.
+// could not be done in time; to say who uses a device takes a slow machine a second.
 func beforeDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
-	const room = 500 * time.Millisecond
+	const room = 2 * time.Second
 	end, ok := ctx.Deadline()
 	if !ok {
 		return context.WithCancel(ctx)

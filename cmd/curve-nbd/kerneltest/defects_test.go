@@ -95,7 +95,7 @@ func testDiesWhileMapping(t *testing.T, g *gateway) {
 func testNotGone(t *testing.T, g *gateway) {
 	dev := g.device("d2", "64M")
 	dir := mount(t, "ext4", dev)
-	g.refused(4, "goes when its users let go of it", "unmap", "--force", "--control-timeout", "2s", dev)
+	g.refused(4, "goes when its users let go of it", "unmap", "--force", "--control-timeout", "8s", dev)
 	if _, err := os.Stat("/sys/block/" + filepath.Base(dev) + "/pid"); err != nil {
 		t.Error("the device is gone, while it is mounted")
 	}
