@@ -88,7 +88,8 @@
 //     moment, not 150 ms, even then.
 //
 // Suspicion (silence) frees nobody: a promise to a silent leader runs out first,
-// as Suspect is longer than Promise. Campaigns injected by this package are
+// as Suspect is longer than Promise. (A peer that was silent and came back within the
+// last minute is suspected later still: see suspect.go.) Campaigns injected by this package are
 // TimeoutNow to the own raft, so all that was said of votes holds for them.
 //
 // Restarts. A replica that restarts has forgotten what it promised: every Group
