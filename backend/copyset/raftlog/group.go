@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -149,6 +150,12 @@ func entryOf(r record) raft.Log {
 		log.Extensions = r.head
 	}
 	return log
+}
+
+// SyncTime is how long a sync takes at the moment: the mean of the last few, or the
+// one under way if that is longer. It implements raftnet.Gate.
+func (g *Group) SyncTime() time.Duration {
+	return max(time.Duration(g.parent.meanSync.Load()), g.parent.Stalled())
 }
 
 // Get implements raft.StableStore. An error that says "not found".

@@ -190,12 +190,6 @@ func (l *Log) Stalled() time.Duration {
 	return max(0, time.Since(time.Unix(0, since)))
 }
 
-// SyncTime is how long a sync takes at the moment: the mean of the last few, or the
-// one under way if that is longer. It implements raftnet.Gate.
-func (g *Group) SyncTime() time.Duration {
-	return max(time.Duration(g.parent.meanSync.Load()), g.parent.Stalled())
-}
-
 // Full says that the disk has no space left to keep segments in reserve: the log
 // goes on with those it has, and fails when it needs another.
 func (l *Log) Full() bool { return l.pool.full.Load() }
