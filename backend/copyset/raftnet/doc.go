@@ -19,11 +19,11 @@
 // # Pings
 //
 // One ping every Options.Ping to each peer lists the groups that are led here;
-// raft's own heartbeats are not sent but wait for the next ping's answer. The
-// receiver answers from what it knows of its raft (whom it has accepted, in which
-// term), so a busy raft or disk does not delay it; raft itself hears of its
-// leader every 100 ms. Raft is asked, through its queue, only about a leader that
-// it has not accepted before.
+// raft's own heartbeats are not sent but answered from what votes and pings told
+// (see beat). The receiver of a ping answers from what it knows of its raft (whom it
+// has accepted, in which term), so a busy raft or disk does not delay it; raft itself
+// hears of its leader every 100 ms. Raft is asked, through its queue, only about a
+// leader that it has not accepted before.
 //
 // # Leases
 //

@@ -185,6 +185,43 @@ func TestSilentLeaderIsReplacedAndItsLeaseEndsFirst(t *testing.T) {
 	t.Logf("new leader after silence: min %v, p50 %v, p90 %v, max %v of %d", low, median, p90, high, trials)
 }
 
+// Raft's leader gives up where no answers come within its lease. They come late on a
+// starved machine, but they come.
+func TestLeaderOutlastsLateAnswers(t *testing.T) {
+	m := newMuffler()
+	c := newCluster(t, 3, 1, func(c *cluster) {
+		c.dial = m.dial
+		c.opts = func(o *Options) { o.Suspect = 2 * time.Second }
+		c.tune = func(conf *raft.Config) { // heartbeats every 200 to 400 ms
+			conf.HeartbeatTimeout, conf.ElectionTimeout = 2*time.Second, 2*time.Second
+			conf.LeaderLeaseTimeout = 500 * time.Millisecond
+		}
+	})
+	l := c.leader(0)
+	r := l.replicas[0].raft
+	term := r.CurrentTerm()
+	c.lease(l, 0)
+	m.slow(400 * time.Millisecond) // each way
+	<-time.After(3 * time.Second)
+	if r.State() != raft.Leader || r.CurrentTerm() != term {
+		t.Errorf("%v in term %d, which led term %d: late answers deposed it", r.State(), r.CurrentTerm(), term)
+	}
+	m.slow(0)
+	if err := c.apply(l, 0, []byte("x")); err != nil {
+		t.Error("the leader cannot commit any more:", err)
+	}
+}
+
+func TestLeaderThatHearsNobodyGivesUp(t *testing.T) {
+	m := newMuffler()
+	c := newCluster(t, 3, 1, func(c *cluster) { c.dial = m.dial })
+	l := c.leader(0)
+	c.lease(l, 0)
+	m.silence(l.id, true)
+	took := eventually(t, 5*time.Second, "it gives up", func() bool { return l.replicas[0].raft.State() != raft.Leader })
+	t.Logf("gave up after %v", took)
+}
+
 func TestTransferReleasesTheLeaseAndTakesNoPromiseTime(t *testing.T) {
 	c := newCluster(t, 3, 1, nil)
 	stop := c.oneLease(0)

@@ -83,6 +83,9 @@ type mate struct {
 	// back, and freed says that it was answered.
 	released uint64
 	freed    bool
+	// stands is the last term in which it voted for this replica or followed it, 0 if it
+	// has denied that, or has fallen silent, since.
+	stands uint64
 	// waiters are heartbeats of raft that wait for the next ping's answer.
 	waiters []*beat
 	// preVote is the pre-vote that raft here asked of it last.

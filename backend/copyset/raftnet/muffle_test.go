@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/opencurve/curve-nbd/backend"
 )
@@ -13,6 +14,8 @@ import (
 type muffler struct {
 	mu    sync.Mutex
 	muted map[backend.ServerID]bool
+	// late is how long all that is sent or received takes.
+	late time.Duration
 	// healed is closed when something was unmuted.
 	healed chan struct{}
 }
@@ -42,6 +45,12 @@ func (m *muffler) dial(from, to backend.ServerID) func(context.Context, string) 
 	}
 }
 
+func (m *muffler) slow(late time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.late = late
+}
+
 type muffledConn struct {
 	net.Conn
 	net    *muffler
@@ -50,16 +59,22 @@ type muffledConn struct {
 	closed chan struct{}
 }
 
-// pass waits until the connection is not cut.
+// pass waits until the connection is not cut, and its time.
 func (c *muffledConn) pass() error {
 	for {
 		c.net.mu.Lock()
-		cut, healed := c.net.muted[c.ends[0]] || c.net.muted[c.ends[1]], c.net.healed
+		cut, healed, late := c.net.muted[c.ends[0]] || c.net.muted[c.ends[1]], c.net.healed, c.net.late
 		c.net.mu.Unlock()
-		if !cut {
+		if !cut && late == 0 {
 			return nil
 		}
+		var passed <-chan time.Time
+		if !cut {
+			passed = time.After(late)
+		}
 		select {
+		case <-passed:
+			return nil
 		case <-healed:
 		case <-c.closed:
 			return net.ErrClosed

@@ -159,6 +159,9 @@ func (g *Group) RequestVote(id raft.ServerID, _ raft.ServerAddress, args *raft.R
 	})
 	if err == nil {
 		*resp = raft.RequestVoteResponse{RPCHeader: responseHeader, Term: c.term, Granted: c.granted}
+		if c.granted {
+			g.standsBy(ParsePeer(id), args.Term)
+		}
 	}
 	if (err != nil || !c.granted) && g.electionLost(args.Term) && g.nobodyWon(args.Term) {
 		// raft would sit out its election timeout as a candidate, deaf to another
@@ -168,6 +171,14 @@ func (g *Group) RequestVote(id raft.ServerID, _ raft.ServerAddress, args *raft.R
 		return nil
 	}
 	return err
+}
+
+// standsBy notes a vote for this replica.
+func (g *Group) standsBy(id backend.ServerID, term uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := g.mateLocked(id)
+	m.stands = max(m.stands, term)
 }
 
 // electionLost counts a vote that was not granted, and says whether that was the
