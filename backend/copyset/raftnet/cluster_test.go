@@ -268,13 +268,14 @@ func eventually(t testing.TB, limit time.Duration, what string, cond func() bool
 	return time.Since(start)
 }
 
-// leader waits for the leader of group i among the running servers.
+// leader waits for the leader of group i among the running servers, and for its lease: a
+// majority follows it.
 func (c *cluster) leader(i int) *server {
 	c.t.Helper()
 	var found *server
 	eventually(c.t, 30*time.Second, fmt.Sprintf("a leader of group %d", i), func() bool {
 		for _, s := range c.servers {
-			if s.net != nil && s.replicas[i].raft.State() == raft.Leader && s.replicas[i].raft.VerifyLeader().Error() == nil {
+			if s.net != nil && s.replicas[i].raft.State() == raft.Leader && s.replicas[i].group.LeaseUntil().After(time.Now()) {
 				found = s
 				return true
 			}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/opencurve/curve-nbd/backend"
 )
 
 // newLeader waits until another server than old leads group i.
@@ -27,6 +29,31 @@ func (c *cluster) newLeader(old *server, i int) (*server, time.Duration) {
 	return found, took
 }
 
+// settled waits for a leader of group i that all others follow, and have promised to.
+func (c *cluster) settled(i int) *server {
+	c.t.Helper()
+	var l *server
+	eventually(c.t, 30*time.Second, "a leader that all others follow", func() bool {
+		l = c.leader(i)
+		for _, s := range c.servers {
+			if s != l && !s.replicas[i].group.promisedTo(l.id) {
+				return false
+			}
+		}
+		return true
+	})
+	return l
+}
+
+// promisedTo says whether a leader has the promise of a group that could vote at once if
+// it died.
+func (g *Group) promisedTo(leader backend.ServerID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f, now := &g.follows, g.net.now()
+	return f.leader == leader && f.promise.to == leader && f.promise.until > now && g.votes.birth < now
+}
+
 func spread(d []time.Duration) (low, median, p90, high time.Duration) {
 	d = slices.Sorted(slices.Values(d))
 	return d[0], d[len(d)/2], d[len(d)*9/10], d[len(d)-1]
@@ -40,17 +67,7 @@ func TestCrashedLeaderIsReplacedAtOnce(t *testing.T) {
 	c := newCluster(t, 3, 1, nil)
 	var times []time.Duration
 	for range trials {
-		l := c.leader(0)
-		for _, s := range c.servers {
-			if s != l {
-				g := s.replicas[0].group
-				eventually(t, 5*time.Second, "followers know their leader", func() bool {
-					g.mu.Lock()
-					defer g.mu.Unlock()
-					return g.follows.leader == l.id && g.follows.promise.until > g.net.now() && g.votes.birth < g.net.now()
-				})
-			}
-		}
+		l := c.settled(0)
 		start := time.Now()
 		l.net.Close()
 		next, _ := c.newLeader(l, 0)
@@ -62,7 +79,7 @@ func TestCrashedLeaderIsReplacedAtOnce(t *testing.T) {
 		c.restart(l)
 	}
 	low, median, p90, high := spread(times)
-	t.Logf("new leader after a crash: min %v, p50 %v, p90 %v, max %v of %d", low, median, p90, high, trials)
+	t.Logf("new leader after a crash: min %v, p50 %v, p90 %v, max %v of %d; term %d", low, median, p90, high, trials, c.leader(0).replicas[0].raft.CurrentTerm())
 	if median > 400*time.Millisecond {
 		t.Errorf("half of the elections took %v: the refused connections did not tell", median)
 	}
@@ -202,7 +219,7 @@ func TestLeaderOutlastsLateAnswers(t *testing.T) {
 	term := r.CurrentTerm()
 	c.lease(l, 0)
 	m.slow(400 * time.Millisecond) // each way
-	<-time.After(3 * time.Second)
+	<-time.After(3 * time.Second)  // six leases, in which nothing may happen
 	if r.State() != raft.Leader || r.CurrentTerm() != term {
 		t.Errorf("%v in term %d, which led term %d: late answers deposed it", r.State(), r.CurrentTerm(), term)
 	}
@@ -212,14 +229,22 @@ func TestLeaderOutlastsLateAnswers(t *testing.T) {
 	}
 }
 
+// Suspicion is enough for that: a silent link breaks much later.
 func TestLeaderThatHearsNobodyGivesUp(t *testing.T) {
 	m := newMuffler()
-	c := newCluster(t, 3, 1, func(c *cluster) { c.dial = m.dial })
+	c := newCluster(t, 3, 1, func(c *cluster) {
+		c.dial = m.dial
+		c.opts = func(o *Options) { o.Suspect = time.Second }
+	})
 	l := c.leader(0)
-	c.lease(l, 0)
 	m.silence(l.id, true)
-	took := eventually(t, 5*time.Second, "it gives up", func() bool { return l.replicas[0].raft.State() != raft.Leader })
+	took := eventually(t, 10*time.Second, "it gives up", func() bool { return l.replicas[0].raft.State() != raft.Leader })
 	t.Logf("gave up after %v", took)
+	for _, s := range c.servers {
+		if s != l && l.net.peer(s.id).control.Load() == nil {
+			t.Errorf("it led until its link to %v broke", s.id)
+		}
+	}
 }
 
 func TestTransferReleasesTheLeaseAndTakesNoPromiseTime(t *testing.T) {

@@ -45,6 +45,7 @@ func (m *muffler) dial(from, to backend.ServerID) func(context.Context, string) 
 	}
 }
 
+// slow delays each write and each read from now on; 0 for no more.
 func (m *muffler) slow(late time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

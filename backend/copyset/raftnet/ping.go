@@ -172,18 +172,18 @@ func (g *Group) beat(to backend.ServerID, a *raft.AppendEntriesRequest, resp *ra
 	if err != nil {
 		return err
 	}
-	w := &beat{term: a.Term, need: p.seq.Load() + 1, at: g.net.now(), done: make(chan error, 1), resp: resp}
 	g.mu.Lock()
 	if g.shutUp {
 		g.mu.Unlock()
 		return raft.ErrTransportShutdown
 	}
 	m := g.mateLocked(to)
-	if m.stands == a.Term && slices.Contains(g.voters, to) {
+	if m.stands == a.Term && slices.Contains(g.voters, to) && p.control.Load() != nil {
 		g.mu.Unlock()
 		*resp = raft.AppendEntriesResponse{RPCHeader: responseHeader, Term: a.Term, Success: true}
 		return nil
 	}
+	w := &beat{term: a.Term, need: p.seq.Load() + 1, at: g.net.now(), done: make(chan error, 1), resp: resp}
 	m.waiters = append(m.waiters, w)
 	if p.control.Load() == nil { // looked at after the waiter is in: see controlLost
 		m.waiters = slices.DeleteFunc(m.waiters, func(x *beat) bool { return x == w })
